@@ -1,0 +1,26 @@
+"""Multi-task loss weighting by homoscedastic uncertainty, for Keras 3."""
+
+from keras_uncertainty_mtl.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Gibbs,
+    Laplace,
+    Likelihood,
+)
+from keras_uncertainty_mtl.model import MultiTaskModel, inference_model
+from keras_uncertainty_mtl.weighting import UncertaintyWeighting
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "Gibbs",
+    "Laplace",
+    "Likelihood",
+    "MultiTaskModel",
+    "UncertaintyWeighting",
+    "inference_model",
+]

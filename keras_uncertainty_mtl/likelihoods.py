@@ -1,0 +1,586 @@
+"""How a task's noise is distributed: the raw loss of an element, and its negative log-likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_uncertainty_mtl.shapes import Shape, match_shape
+
+Tensor = Any
+register = keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
+
+
+@register
+class Likelihood:
+    """Base class of all likelihoods: what one task's error means.
+
+    With `s = log σ²`, the log-variance of the task's noise, a likelihood turns the raw loss `L` of
+    an element (its squared error, its cross-entropy, …) into the negative log-likelihood
+
+    ```
+    scale · exp(-power · s) · L + ½ · s
+    ```
+
+    whose optimum in `s`, for a mean raw loss `L̄`, is `log(2 · scale · power · L̄) / power`.
+
+    To add a likelihood of this form, subclass, override `loss`, and set `scale` and `power` where
+    they are not 1. To add one of any other form, override `negative_log_likelihood` as well; its σ
+    then starts at 1. Constructor arguments that a subclass adds belong into its `get_config`, and
+    `keras.saving.register_keras_serializable` lets saved models find the class again.
+
+    Args:
+        initial_sigma: The standard deviation of the noise that training starts from, in the task's
+            own units: a positive number, or, where there is one σ for each channel, a sequence of
+            them. `None`: the closed-form optimum on the first training batch.
+        missing: The target value that means "no label here": `float("nan")`, `-1`, `255`, … With
+            `None`, nothing is missing.
+
+    Raises:
+        ValueError: If `initial_sigma` is not positive and finite, or `missing` is not a number.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable(package="my_project")
+    class Quartic(Likelihood):
+        scale, power = 0.25, 2.0  # ¼ · (y - f)⁴ / σ⁴ + ½ · log σ²
+
+        def loss(self, targets, predictions):
+            return (targets - predictions) ** 4
+    ```
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
+    """
+
+    scale: float = 1.0
+    power: float = 1.0
+    per_channel: bool = False
+    target_dtype: str = "float32"
+
+    def __init__(
+        self,
+        initial_sigma: float | Sequence[float] | None = None,
+        missing: float | None = None,
+    ) -> None:
+        self.initial_sigma = _validate_sigma(initial_sigma, self.per_channel)
+        if missing is not None and not isinstance(missing, Real):
+            raise ValueError(
+                "`missing` must be the number that marks a missing target, such as "
+                f'float("nan"), -1 or 255, or None. Received: missing={missing!r}'
+            )
+        self.missing = missing if missing is None else float(missing)
+
+    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        """The raw loss of each element, as every Keras user knows it.
+
+        Args:
+            targets: Tensor of the shape that `target_shape` states.
+            predictions: Floating point tensor, the network's output.
+
+        Returns:
+            Tensor of one number an element; its shape leads the shape of `predictions`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `loss()`.")
+
+    def negative_log_likelihood(
+        self, targets: Tensor, predictions: Tensor, log_variance: Tensor
+    ) -> Tensor:
+        """The negative log-likelihood of each element, additive constants dropped.
+
+        Args:
+            targets: Tensor of the shape that `target_shape` states.
+            predictions: Floating point tensor, the network's output.
+            log_variance: `s = log σ²`: a scalar, or a vector over the last axis of `predictions`.
+
+        Returns:
+            Tensor of one number an element.
+        """
+        return self.weight(log_variance) * self.loss(targets, predictions) + 0.5 * log_variance
+
+    def weight(self, log_variance: Tensor) -> Tensor:
+        """The factor that multiplies the raw loss: `scale · exp(-power · s)`.
+
+        Args:
+            log_variance: `s = log σ²`.
+
+        Returns:
+            Tensor of the shape of `log_variance`.
+        """
+        return self.scale * ops.exp(-self.power * log_variance)
+
+    @property
+    def weights_loss(self) -> bool:
+        """Whether the negative log-likelihood is `weight · loss + ½ · s`, element by element.
+
+        If so the mean raw loss of a task is all that is needed of a batch.
+        """
+        return type(self).negative_log_likelihood is Likelihood.negative_log_likelihood
+
+    def target_shape(self, prediction_shape: Shape) -> Shape:
+        """The shape of the targets that go with predictions of shape `prediction_shape`.
+
+        Args:
+            prediction_shape: Tuple of integers, `None` where a size is not known.
+
+        Returns:
+            Tuple of integers and `None`.
+
+        Raises:
+            ValueError: If no targets go with such predictions.
+        """
+        return prediction_shape
+
+    def align(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        """Targets in the shape that goes with the predictions.
+
+        An axis of size 1 at the end is added or taken away, so that `(batch,)` fits
+        `(batch, 1)`; nothing else is broadcast.
+
+        Args:
+            targets: Tensor of targets.
+            predictions: Tensor of predictions.
+
+        Returns:
+            The targets, of shape `target_shape(predictions.shape)`.
+
+        Raises:
+            ValueError: If the shapes do not fit each other.
+        """
+        expected = self.target_shape(tuple(predictions.shape))
+        aligned = match_shape(targets, expected)
+        if aligned is None:
+            raise ValueError(
+                f"{type(self).__name__} expects targets of shape {expected} for predictions of "
+                f"shape {tuple(predictions.shape)}. Received: targets of shape "
+                f"{tuple(targets.shape)}. {self._shape_advice(targets, predictions)}"
+            )
+        return aligned
+
+    def _shape_advice(self, targets: Tensor, predictions: Tensor) -> str:
+        return "Reshape the targets or the network's output so that they agree."
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, for saving."""
+        return {"initial_sigma": self.initial_sigma, "missing": self.missing}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Likelihood:
+        """The likelihood that `get_config` describes."""
+        return cls(**config)
+
+
+class _Continuous(Likelihood):
+    """Real-valued targets, and one σ or one for each channel."""
+
+    def __init__(
+        self,
+        per_channel: bool = False,
+        initial_sigma: float | Sequence[float] | None = None,
+        missing: float | None = None,
+    ) -> None:
+        self.per_channel = per_channel
+        super().__init__(initial_sigma=initial_sigma, missing=missing)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"per_channel": self.per_channel, **super().get_config()}
+
+
+@register
+class Gaussian(_Continuous):
+    """Normal noise around a continuous target: the squared error.
+
+    Eq. 5–7 of the paper, for each element, `y` the target and `f` the network's output:
+
+    ```
+    ½ · exp(-s) · (y - f)² + ½ · s
+    ```
+
+    Its σ estimates the root of the mean squared error, in the units of the target.
+
+    Args:
+        per_channel: Whether each entry of the last axis has a σ of its own.
+        initial_sigma: The σ that training starts from, in the units of the target; a sequence of
+            one for each channel where `per_channel`. `None`: the root mean squared error on the
+            first training batch.
+        missing: The target value that means "no label here", such as `float("nan")`.
+
+    Raises:
+        ValueError: If `initial_sigma` is not positive and finite.
+
+    Example:
+
+    ```python
+    UncertaintyWeighting({"temperature": Gaussian(), "position": Gaussian(per_channel=True)})
+    ```
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 5–7
+    """
+
+    scale = 0.5
+
+    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        """The squared error of each element, `(y - f)²`."""
+        return ops.square(targets - predictions)
+
+
+@register
+class Laplace(_Continuous):
+    """Heavy-tailed noise around a continuous target: the absolute error.
+
+    The L1 losses of the paper's section 4 as a proper likelihood, for each element:
+
+    ```
+    √2 · exp(-s/2) · |y - f| + ½ · s
+    ```
+
+    σ is the standard deviation, `√2` times the scale `b` of the Laplace distribution, so it
+    estimates `√2` times the mean absolute error.
+
+    Args:
+        per_channel: Whether each entry of the last axis has a σ of its own.
+        initial_sigma: The σ that training starts from, in the units of the target; a sequence of
+            one for each channel where `per_channel`. `None`: `√2` times the mean absolute error
+            on the first training batch.
+        missing: The target value that means "no label here", such as `float("nan")`.
+
+    Raises:
+        ValueError: If `initial_sigma` is not positive and finite.
+
+    Example:
+
+    ```python
+    UncertaintyWeighting({"inverse_depth": Laplace(missing=float("nan"))})
+    ```
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), section 4
+    """
+
+    scale = math.sqrt(2.0)
+    power = 0.5
+
+    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        """The absolute error of each element, `|y - f|`."""
+        return ops.abs(targets - predictions)
+
+
+class _Discrete(Likelihood):
+    """Class labels, and σ² as the temperature of the logits."""
+
+    def __init__(
+        self,
+        from_logits: bool = True,
+        approximate: bool = False,
+        initial_sigma: float | None = None,
+        missing: float | None = None,
+    ) -> None:
+        super().__init__(initial_sigma=initial_sigma, missing=missing)
+        if not from_logits and not approximate:
+            raise ValueError(
+                f"The exact {type(self).__name__} scales the logits, so it expects logits. "
+                "Received: from_logits=False with approximate=False. Take the softmax or sigmoid "
+                "off the network's last layer, or pass approximate=True."
+            )
+        self.from_logits = from_logits
+        self.approximate = approximate
+
+    @property
+    def weights_loss(self) -> bool:
+        return self.approximate
+
+    def negative_log_likelihood(
+        self, targets: Tensor, predictions: Tensor, log_variance: Tensor
+    ) -> Tensor:
+        """The cross-entropy at temperature σ², or its approximation."""
+        if self.approximate:
+            return super().negative_log_likelihood(targets, predictions, log_variance)
+        return self.loss(targets, predictions * ops.exp(-log_variance))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "from_logits": self.from_logits,
+            "approximate": self.approximate,
+            **super().get_config(),
+        }
+
+
+@register
+class Categorical(_Discrete):
+    """One class out of several: the softmax cross-entropy, σ² its temperature.
+
+    Eq. 8–9 of the paper, for each element (a sample, a token, a pixel), `f` its logits:
+
+    ```
+    -log softmax(exp(-s) · f)[y]
+    ```
+
+    and with `approximate=True` its Eq. 10, the form most people know:
+
+    ```
+    exp(-s) · cross_entropy(y, f) + ½ · s
+    ```
+
+    Args:
+        sparse: Whether targets are class ids, of the predictions' shape without its last axis; else
+            they are one-hot (or probabilities), of the predictions' shape.
+        from_logits: Whether the predictions are logits rather than probabilities.
+        approximate: Whether to use Eq. 10 instead of the exact likelihood.
+        initial_sigma: The σ that training starts from. `None`: 1 for the exact form, the
+            closed-form optimum on the first training batch for the approximate one.
+        missing: The target value that means "no label here", such as `-1` or `255`.
+
+    Raises:
+        ValueError: If the exact form is asked for with probabilities, or `initial_sigma` is not
+            positive and finite.
+
+    Example:
+
+    ```python
+    UncertaintyWeighting({"semantics": Categorical(missing=255)})
+    ```
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 8–10
+    """
+
+    def __init__(
+        self,
+        sparse: bool = True,
+        from_logits: bool = True,
+        approximate: bool = False,
+        initial_sigma: float | None = None,
+        missing: float | None = None,
+    ) -> None:
+        super().__init__(
+            from_logits=from_logits,
+            approximate=approximate,
+            initial_sigma=initial_sigma,
+            missing=missing,
+        )
+        self.sparse = sparse
+        if sparse:
+            self.target_dtype = "int32"
+
+    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        """The cross-entropy of each element, over the last axis; NaN for a class out of range."""
+        if not self.sparse:
+            return ops.categorical_crossentropy(targets, predictions, from_logits=self.from_logits)
+        # Devices differ in what a class out of range costs: an error, NaN, or 0. This is never 0.
+        num_classes = predictions.shape[-1]
+        in_range = ops.logical_and(targets >= 0, targets < num_classes)
+        loss = ops.sparse_categorical_crossentropy(
+            ops.cast(targets, "int32"), predictions, from_logits=self.from_logits
+        )
+        return ops.where(in_range, loss, float("nan"))
+
+    def target_shape(self, prediction_shape: Shape) -> Shape:
+        """The predictions' shape, for class ids without its last axis."""
+        if len(prediction_shape) < 2 or prediction_shape[-1] in (None, 1):
+            raise ValueError(
+                "Categorical expects predictions of shape (batch, …, classes) with 2 classes or "
+                f"more. Received: predictions of shape {prediction_shape}. For a single yes-or-no "
+                "output use Bernoulli, for a number Gaussian or Laplace."
+            )
+        return prediction_shape[:-1] if self.sparse else prediction_shape
+
+    def _shape_advice(self, targets: Tensor, predictions: Tensor) -> str:
+        if self.sparse:
+            return "For one-hot targets pass sparse=False."
+        return "For class ids pass sparse=True."
+
+    def get_config(self) -> dict[str, Any]:
+        return {"sparse": self.sparse, **super().get_config()}
+
+
+@register
+class Bernoulli(_Discrete):
+    """Yes or no, for every entry of the output: the sigmoid cross-entropy.
+
+    Eq. 8–9 of the paper for two classes, for each element, `f` its logit:
+
+    ```
+    -log sigmoid(±exp(-s) · f)      # + where y = 1, - where y = 0
+    ```
+
+    and with `approximate=True` its Eq. 10:
+
+    ```
+    exp(-s) · cross_entropy(y, f) + ½ · s
+    ```
+
+    Args:
+        from_logits: Whether the predictions are logits rather than probabilities.
+        approximate: Whether to use Eq. 10 instead of the exact likelihood.
+        initial_sigma: The σ that training starts from. `None`: 1 for the exact form, the
+            closed-form optimum on the first training batch for the approximate one.
+        missing: The target value that means "no label here", such as `-1` or `float("nan")`.
+
+    Raises:
+        ValueError: If the exact form is asked for with probabilities, or `initial_sigma` is not
+            positive and finite.
+
+    Example:
+
+    ```python
+    UncertaintyWeighting({"is_indoors": Bernoulli(), "attributes": Bernoulli(missing=-1)})
+    ```
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 8–10
+    """
+
+    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        """The binary cross-entropy of each element."""
+        return ops.binary_crossentropy(targets, predictions, from_logits=self.from_logits)
+
+
+@register
+class Gibbs(Likelihood):
+    """Any Keras loss as the energy of a Gibbs distribution.
+
+    The form of the paper's Eq. 10, for each value `L` that the loss gives before its reduction:
+
+    ```
+    exp(-s) · L + ½ · s
+    ```
+
+    A loss that averages over the last axis, as Keras's `Huber` does, gives one value for each
+    entry of the axes before it; such an element is missing if any of its targets is.
+
+    Args:
+        loss: A `keras.losses.Loss`, its name or config, or a function of `(y_true, y_pred)`.
+        initial_sigma: The σ that training starts from. `None`: the closed-form optimum on the
+            first training batch, `σ² = 2 · mean loss`.
+        missing: The target value that means "no label here".
+
+    Raises:
+        ValueError: If `loss` is no Keras loss, or `initial_sigma` is not positive and finite.
+
+    Example:
+
+    ```python
+    UncertaintyWeighting({"price": Gibbs(keras.losses.Huber(delta=10.0))})
+    ```
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 10
+    """
+
+    def __init__(
+        self,
+        loss: Any,
+        initial_sigma: float | None = None,
+        missing: float | None = None,
+    ) -> None:
+        super().__init__(initial_sigma=initial_sigma, missing=missing)
+        self.keras_loss = keras.losses.get(loss)
+        if not callable(self.keras_loss):
+            raise ValueError(
+                "Gibbs expects a Keras loss, its name or config, or a function of "
+                f"(y_true, y_pred). Received: loss={loss!r}"
+            )
+
+    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        """The values of the Keras loss before its reduction."""
+        if isinstance(self.keras_loss, keras.losses.Loss):
+            return self.keras_loss.call(targets, predictions)
+        return self.keras_loss(targets, predictions)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"loss": keras.losses.serialize(self.keras_loss), **super().get_config()}
+
+
+def get(identifier: Any) -> Likelihood:
+    """The likelihood that a `Likelihood`, a Keras loss, a name or a config stands for.
+
+    Args:
+        identifier: A `Likelihood`; or whatever `keras.losses.get` takes: the name of a loss, an
+            instance of one, a function. The squared and absolute error and the cross-entropies
+            become the matching likelihood, any other loss becomes `Gibbs(loss)`. Cross-entropy of
+            probabilities becomes the approximate form, as the exact one needs logits.
+
+    Returns:
+        A `Likelihood`.
+
+    Raises:
+        ValueError: If `identifier` is none of these.
+    """
+    if isinstance(identifier, Likelihood):
+        return identifier
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+        if isinstance(identifier, Likelihood):
+            return identifier
+    try:
+        loss = None if isinstance(identifier, type) else keras.losses.get(identifier)
+    except (TypeError, ValueError):
+        loss = None
+    if loss is None:
+        raise ValueError(
+            "Expected a likelihood, such as Gaussian() or Categorical(), or a Keras loss, its "
+            f"name or config. Received: {identifier!r}"
+        )
+    return _from_keras_loss(loss)
+
+
+_LOSS_OF_FUNCTION = {
+    keras.losses.mean_squared_error: keras.losses.MeanSquaredError,
+    keras.losses.mean_absolute_error: keras.losses.MeanAbsoluteError,
+    keras.losses.binary_crossentropy: keras.losses.BinaryCrossentropy,
+    keras.losses.categorical_crossentropy: keras.losses.CategoricalCrossentropy,
+    keras.losses.sparse_categorical_crossentropy: keras.losses.SparseCategoricalCrossentropy,
+}
+
+
+def _from_keras_loss(loss: Any) -> Likelihood:
+    if loss in _LOSS_OF_FUNCTION:
+        loss = _LOSS_OF_FUNCTION[loss]()
+    kind = type(loss)
+    if kind is keras.losses.MeanSquaredError:
+        return Gaussian()
+    if kind is keras.losses.MeanAbsoluteError:
+        return Laplace()
+    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    if config.get("label_smoothing") or config.get("axis", -1) != -1:
+        return Gibbs(loss)
+    logits = {
+        "from_logits": config.get("from_logits", False),
+        "approximate": not config.get("from_logits", False),
+    }
+    if kind is keras.losses.BinaryCrossentropy:
+        return Bernoulli(**logits)
+    if kind is keras.losses.CategoricalCrossentropy:
+        return Categorical(sparse=False, **logits)
+    if kind is keras.losses.SparseCategoricalCrossentropy:
+        return Categorical(missing=config.get("ignore_class"), **logits)
+    return Gibbs(loss)
+
+
+def _validate_sigma(sigma: Any, per_channel: bool) -> float | list[float] | None:
+    """A positive number, or a list of them, as plain floats that serialize."""
+    if sigma is None:
+        return None
+    try:
+        values = np.asarray(sigma, "float64")
+    except (TypeError, ValueError):
+        values = np.array(math.nan)
+    if not np.all((values > 0) & np.isfinite(values)):
+        raise ValueError(
+            "`initial_sigma` must be positive and finite, in the task's units, or None to start "
+            f"from the first training batch. Received: initial_sigma={sigma!r}"
+        )
+    if values.ndim > int(per_channel):
+        raise ValueError(
+            "`initial_sigma` must be one number, or a sequence of one for each channel where a "
+            f"likelihood has `per_channel=True`. Received: initial_sigma={sigma!r}"
+        )
+    return values.tolist()

@@ -1,0 +1,130 @@
+"""What a batch holds of one task: the elements that count, and how much each weighs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from keras import backend, ops
+from keras.src.backend import get_keras_mask  # There is no public way from a tensor to its mask.
+
+from keras_uncertainty_mtl.likelihoods import Likelihood
+from keras_uncertainty_mtl.reductions import weighted_sums
+from keras_uncertainty_mtl.shapes import match_leading_axes
+
+Tensor = Any
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Targets and predictions of one task in one batch, and the weight of each element.
+
+    Args:
+        likelihood: The task's likelihood.
+        targets: Tensor of targets, with a harmless value where there is no label.
+        predictions: Tensor of predictions, in the dtype that losses are computed in.
+        losses: Tensor of the raw loss of each element.
+        weights: Tensor of the weight of each element, 0 where it does not count, or `None`.
+    """
+
+    likelihood: Likelihood
+    targets: Tensor
+    predictions: Tensor
+    losses: Tensor
+    weights: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        likelihood: Likelihood,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        dtype: str,
+    ) -> Observations:
+        """Takes a batch apart.
+
+        Args:
+            likelihood: The task's likelihood.
+            predictions: Tensor of predictions, which may carry a Keras mask.
+            targets: Tensor of targets.
+            sample_weight: Tensor of weights for each sample or each element, or `None`.
+            dtype: Name of the dtype that losses are computed in.
+
+        Returns:
+            An `Observations`.
+
+        Raises:
+            ValueError: If the shapes do not fit each other.
+        """
+        mask = get_keras_mask(predictions)
+        predictions = ops.cast(predictions, dtype)
+        # An unsigned or narrow integer would wrap the value of `missing` around.
+        kind = "int32" if backend.is_int_dtype(targets.dtype) else dtype
+        targets = likelihood.align(ops.cast(targets, kind), predictions)
+        if sample_weight is not None:
+            sample_weight = ops.cast(sample_weight, dtype)
+
+        observed = _observed(targets, likelihood.missing, mask, sample_weight)
+        if observed is not None:
+            targets = ops.where(observed, targets, ops.zeros_like(targets))
+        if likelihood.target_dtype == "float32":
+            targets = ops.cast(targets, dtype)
+        losses = likelihood.loss(targets, predictions)
+        weights = _element_weights(losses, observed, sample_weight)
+        return cls(likelihood, targets, predictions, losses, weights)
+
+    def loss_sums(self) -> tuple[Tensor, Tensor]:
+        """The sums `Σ w·L` and `Σ w` of the raw loss."""
+        return weighted_sums(self.losses, self.weights, self.likelihood.per_channel)
+
+    def negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
+        """The sum `Σ w·nll` at a log-variance."""
+        values = self.likelihood.negative_log_likelihood(
+            self.targets, self.predictions, log_variance
+        )
+        return weighted_sums(values, self.weights, self.likelihood.per_channel)[0]
+
+
+def _observed(
+    targets: Tensor, missing: float | None, mask: Tensor | None, sample_weight: Tensor | None
+) -> Tensor | None:
+    """Which targets have a label, no mask over them and a weight; `None` if all have."""
+    conditions = []
+    if missing is not None:
+        is_missing = ops.isnan(targets) if math.isnan(missing) else ops.equal(targets, missing)
+        conditions.append(ops.logical_not(is_missing))
+    if mask is not None:
+        conditions.append(ops.cast(_matched_weight(mask, targets, "the Keras mask"), "bool"))
+    if sample_weight is not None:
+        weight = _matched_weight(sample_weight, targets, "`sample_weight`")
+        conditions.append(ops.not_equal(weight, 0))
+    observed = None
+    for condition in conditions:
+        observed = condition if observed is None else ops.logical_and(observed, condition)
+    return observed
+
+
+def _element_weights(
+    losses: Tensor, observed: Tensor | None, sample_weight: Tensor | None
+) -> Tensor | None:
+    """The weight of each loss; one over several targets counts if all of them are observed."""
+    if observed is None:
+        return None
+    reduced = tuple(range(len(losses.shape), len(observed.shape)))
+    weights = ops.cast(ops.all(observed, axis=reduced) if reduced else observed, losses.dtype)
+    if sample_weight is not None:
+        weights = weights * _matched_weight(sample_weight, losses, "`sample_weight`")
+    return ops.broadcast_to(weights, ops.shape(losses))
+
+
+def _matched_weight(weight: Tensor, elements: Tensor, name: str) -> Tensor:
+    matched = match_leading_axes(weight, tuple(elements.shape))
+    if matched is None:
+        raise ValueError(
+            f"{name} must have one entry for each sample or for each element: shape "
+            f"{tuple(elements.shape)}, or its leading axes alone. Received: shape "
+            f"{tuple(weight.shape)}. Reshape it, or leave it out."
+        )
+    return matched

@@ -1,0 +1,76 @@
+"""From elements to means, over all replicas of a strategy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def weighted_sums(
+    values: Tensor, weights: Tensor | None, per_channel: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The sums whose ratio is the weighted mean: `Σ w·v` and `Σ w`.
+
+    Args:
+        values: Tensor of values.
+        weights: Tensor of the same shape, or `None` for weights of 1.
+        per_channel: Whether to keep the last axis.
+
+    Returns:
+        Two tensors, scalars or vectors over the last axis.
+    """
+    axes = tuple(range(len(values.shape) - int(per_channel)))
+    if weights is not None:
+        # What has no weight may hold anything, NaN included, and still counts for nothing.
+        weighted = ops.where(ops.equal(weights, 0), ops.zeros_like(values), weights * values)
+        return ops.sum(weighted, axis=axes), ops.sum(weights, axis=axes)
+    shape = ops.shape(values)
+    count = ops.cast(math.prod(shape[axis] for axis in axes), values.dtype)
+    return (
+        ops.sum(values, axis=axes),
+        ops.broadcast_to(count, shape[-1:]) if per_channel else count,
+    )
+
+
+def num_replicas() -> int:
+    """How many replicas of a `tf.distribute` strategy share the global batch; elsewhere 1."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(values: Tensor) -> Tensor:
+    """The sum of the values that the replicas hold, on each of them."""
+    if num_replicas() == 1:
+        return values
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def global_mean(sums: Tensor, totals: Tensor) -> Tensor:
+    """The mean over the elements of the whole global batch; 0 where there are none.
+
+    Keras averages the gradients of the replicas. So each replica's mean has the value of the global
+    one, and the gradient of its own share of it times the number of replicas.
+
+    Args:
+        sums: This replica's sums `Σ w·v`.
+        totals: The sums `Σ w` over all replicas.
+
+    Returns:
+        Tensor of means.
+    """
+    replicas = num_replicas()
+    if replicas == 1:
+        return ops.divide_no_nan(sums, totals)
+    share = ops.divide_no_nan(replicas * sums, totals)
+    value = ops.divide_no_nan(sum_over_replicas(ops.stop_gradient(sums)), totals)
+    return share + ops.stop_gradient(value - share)

@@ -1,0 +1,61 @@
+"""Shapes at the boundary: what fits what, so that nothing is ever broadcast by accident."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+
+def match_shape(tensor: Tensor, expected: Shape) -> Tensor | None:
+    """The tensor in the expected shape, with an axis of size 1 added or taken at its end.
+
+    Args:
+        tensor: Tensor of any shape.
+        expected: The shape to match, `None` where a size is not known.
+
+    Returns:
+        The tensor, reshaped if need be, or `None` if it does not fit.
+    """
+    shape = tuple(tensor.shape)
+    if len(shape) == len(expected) + 1 and shape[-1] == 1:
+        tensor = ops.squeeze(tensor, axis=-1)
+    elif len(shape) == len(expected) - 1 and expected[-1] == 1:
+        tensor = ops.expand_dims(tensor, axis=-1)
+    shape = tuple(tensor.shape)
+    if len(shape) != len(expected):
+        return None
+    return tensor if all(map(_same_size, shape, expected)) else None
+
+
+def match_leading_axes(tensor: Tensor, expected: Shape) -> Tensor | None:
+    """The tensor with axes of size 1 at its end, so that it broadcasts over the expected shape.
+
+    A weight for each sample thus weighs all elements of the sample.
+
+    Args:
+        tensor: Tensor whose axes are the leading ones of `expected`, or of size 1.
+        expected: The shape to broadcast over, `None` where a size is not known.
+
+    Returns:
+        The tensor, of as many axes as `expected`, or `None` if it does not fit.
+    """
+    while len(tensor.shape) > len(expected) and tensor.shape[-1] == 1:
+        tensor = ops.squeeze(tensor, axis=-1)
+    while len(tensor.shape) < len(expected):
+        tensor = ops.expand_dims(tensor, axis=-1)
+    shape = tuple(tensor.shape)
+    if len(shape) != len(expected):
+        return None
+    fits = (
+        size == 1 and axis > 0 or _same_size(size, expected[axis])
+        for axis, size in enumerate(shape)
+    )
+    return tensor if all(fits) else None
+
+
+def _same_size(size: int | None, expected: int | None) -> bool:
+    return size is None or expected is None or size == expected

@@ -1,0 +1,61 @@
+"""Predictions, targets and weights of several tasks, in whatever structure the user keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+Tensor = Any
+
+
+def by_task(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, Any]:
+    """The entries of a structure, keyed by task.
+
+    Args:
+        tasks: Names of the tasks, in order.
+        structure: A dict keyed by task, a list or tuple in task order, or, where there is one task,
+            the entry itself.
+        argument: What the structure is, for error messages.
+
+    Returns:
+        Dict from each task to its entry, in task order.
+
+    Raises:
+        ValueError: If a task has no entry, or an entry no task.
+    """
+    if isinstance(structure, dict):
+        missing = [task for task in tasks if task not in structure]
+        unknown = [key for key in structure if key not in tasks]
+        if missing or unknown:
+            raise ValueError(
+                f"`{argument}` must have one entry for each of the tasks {list(tasks)}. "
+                f"Received: the keys {list(structure)}"
+                + (f", without {missing}" if missing else "")
+                + (f", with the unknown {unknown}" if unknown else "")
+                + ". Give the dict the names of the tasks as its keys."
+            )
+        return {task: structure[task] for task in tasks}
+    if isinstance(structure, (list, tuple)):
+        if len(structure) != len(tasks):
+            raise ValueError(
+                f"`{argument}` must have one entry for each of the tasks {list(tasks)}, in this "
+                f"order: {len(tasks)}. Received: {len(structure)}. Use a dict keyed by task to be "
+                "sure which is which."
+            )
+        return dict(zip(tasks, structure, strict=True))
+    if structure is not None and len(tasks) == 1:
+        return {tasks[0]: structure}
+    raise ValueError(
+        f"`{argument}` must be a dict keyed by task, or a list or tuple in task order, for the "
+        f"tasks {list(tasks)}. Received: {structure!r}"
+    )
+
+
+@contextmanager
+def naming_task(task: str) -> Iterator[None]:
+    """Puts the name of the task in front of any `ValueError` from inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"Task '{task}': {error}") from error

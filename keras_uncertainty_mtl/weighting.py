@@ -1,0 +1,395 @@
+"""The layer that owns the log-variances and adds the combined loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_uncertainty_mtl import likelihoods
+from keras_uncertainty_mtl.likelihoods import Likelihood
+from keras_uncertainty_mtl.observations import Observations
+from keras_uncertainty_mtl.reductions import global_mean, sum_over_replicas
+from keras_uncertainty_mtl.shapes import Shape
+from keras_uncertainty_mtl.statistics import TaskStatistics
+from keras_uncertainty_mtl.structures import by_task, naming_task
+
+Tensor = Any
+
+# An optimizer such as Adam moves a weight by about one learning rate a step, which is far too slow
+# for a logarithm. The trainable weight therefore counts this many times in the log-variance.
+STEP_SCALE = 10.0
+
+# The smallest mean loss that the closed form is taken of, so that a perfect first batch has one.
+SMALLEST_LOSS = 1e-30
+
+
+@keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
+class UncertaintyWeighting(keras.layers.Layer):
+    """Weighs the losses of several tasks by the uncertainty that each turns out to have.
+
+    With `s = log σ²`, a task's trainable log-variance, and `L` its mean raw loss, the layer adds
+
+    ```
+    Σ over tasks: loss_weight · (scale · exp(-power · s) · L + ½ · s)
+    ```
+
+    through `add_loss`, `scale` and `power` given by the task's likelihood (½ and 1 for `Gaussian`).
+    The exact classification likelihoods put `exp(-s)` inside of their softmax instead. The sum is a
+    negative log-likelihood, so it becomes negative when the noise is small; that is right.
+
+    The mean is over observed elements, `Σ w·ℓ / Σ w` with sample weights: an element whose target
+    is missing, which a Keras mask leaves out, or whose weight is zero contributes nothing. A batch
+    without any observed element of a task leaves its log-variance alone.
+
+    Training and evaluation report `{task}_loss`, the raw loss, and `{task}_sigma`.
+
+    Args:
+        tasks: Dict from each task's name to its likelihood, or to a Keras loss, its name or config.
+        loss_weights: Dict from task to a number that multiplies its loss, for tasks that matter
+            more than their noise says. `None`, or a task left out: 1.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        predictions: Dict of tensors keyed by task, or a sequence of them in task order.
+        targets: Structure of the tasks' targets. Without, no loss is added.
+        sample_weight: Structure of weights for each sample or each element, or one tensor for all
+            tasks. Optional.
+        training: Whether log-variances may start from this batch.
+
+    Returns:
+        The predictions, unchanged.
+
+    Raises:
+        ValueError: If a task's name, likelihood, prediction, target or weight is not as expected.
+
+    Example:
+
+    ```python
+    weighting = UncertaintyWeighting({"depth": Laplace(), "classes": Categorical()})
+    predictions = {"depth": depth, "classes": logits}
+    targets = weighting.target_inputs(predictions)
+    model = keras.Model(
+        {"image": image, **{t.name: t for t in targets.values()}}, weighting(predictions, targets)
+    )
+    model.compile("adam")
+    model.fit({"image": x, "depth_target": y1, "classes_target": y2})
+    ```
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Any],
+        loss_weights: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Without autocast, targets and predictions arrive as they are: losses need their precision.
+        super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
+        self.tasks = _validate_tasks(tasks)
+        self.loss_weights = _validate_loss_weights(loss_weights, list(self.tasks))
+
+    def build(self, predictions_shape: Any) -> None:
+        """Creates the log-variances: one for each task, or for each channel where a task has so."""
+        shapes = by_task(list(self.tasks), predictions_shape, "predictions")
+        initial: list[float | None] = []
+        self._entries: dict[str, slice] = {}
+        for task, likelihood in self.tasks.items():
+            with naming_task(task):
+                entries = _initial_log_variances(likelihood, shapes[task])
+            self._entries[task] = slice(len(initial), len(initial) + len(entries))
+            initial += entries
+        self._starts_from_data = None in initial
+
+        state = {"shape": (len(initial),), "dtype": self._loss_dtype, "autocast": False}
+        constants = {"trainable": False, "aggregation": "only_first_replica"}
+        self.log_variance = self.add_weight(name="log_variance", initializer="zeros", **state)
+        self.initial_log_variance = self.add_weight(
+            name="initial_log_variance",
+            initializer=_constant([0.0 if start is None else start for start in initial]),
+            **state | constants,
+        )
+        self.started = self.add_weight(
+            name="started",
+            initializer=_constant([start is not None for start in initial]),
+            **state | constants | {"dtype": "bool"},
+        )
+
+        self._task_of_entry = self._each_entry(range(len(self.tasks))).astype("int32")
+        self._loss_weight = self._each_entry(self.loss_weights.values())
+        self._scale = self._each_entry(likelihood.scale for likelihood in self.tasks.values())
+        self._power = self._each_entry(likelihood.power for likelihood in self.tasks.values())
+        self._weights_loss = self._each_entry(
+            likelihood.weights_loss for likelihood in self.tasks.values()
+        )
+        self._statistics = TaskStatistics(list(self.tasks), self._task_sigmas)
+
+    def call(
+        self,
+        predictions: Any,
+        targets: Any = None,
+        sample_weight: Any = None,
+        training: bool = False,
+    ) -> Any:
+        """Adds the combined loss, if there are targets, and returns the predictions."""
+        if targets is not None:
+            self.add_loss(self.combined_loss(predictions, targets, sample_weight, training))
+        return predictions
+
+    def compute_output_spec(
+        self,
+        predictions: Any,
+        targets: Any = None,
+        sample_weight: Any = None,
+        training: bool = False,
+    ) -> Any:
+        """The predictions' own shapes and dtypes, once the targets are seen to fit them."""
+        if targets is not None:
+            named_predictions, named_targets, _ = self._named(predictions, targets, sample_weight)
+            for task, likelihood in self.tasks.items():
+                with naming_task(task):
+                    likelihood.align(named_targets[task], named_predictions[task])
+        return keras.tree.map_structure(
+            lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), predictions
+        )
+
+    def combined_loss(
+        self,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        training: bool = False,
+    ) -> Tensor:
+        """The combined negative log-likelihood of a batch; updates what is reported of the tasks.
+
+        A model that returns its loss, rather than adding it, calls this instead of the layer.
+
+        Args:
+            predictions: As in the call of the layer.
+            targets: As in the call of the layer.
+            sample_weight: As in the call of the layer.
+            training: Whether log-variances may start from this batch.
+
+        Returns:
+            Scalar tensor.
+        """
+        predictions, targets, weights = self._named(predictions, targets, sample_weight)
+        batches = {}
+        for task, likelihood in self.tasks.items():
+            with naming_task(task):
+                batches[task] = Observations.of(
+                    likelihood, predictions[task], targets[task], weights[task], self._loss_dtype
+                )
+        sums, totals = map(
+            _concatenate, zip(*(batch.loss_sums() for batch in batches.values()), strict=True)
+        )
+        self._statistics.update_state(self._sum_by_task(sums), self._sum_by_task(totals))
+
+        totals = sum_over_replicas(totals)
+        means = global_mean(sums, totals)
+        log_variance = self._start(means, totals, training)
+        negative_log_likelihoods = self._weights_loss * (
+            self._scale * ops.exp(-self._power * log_variance) * means + 0.5 * log_variance
+        )
+        # A task's mean is over all its elements, whichever channel they are in.
+        task_totals = ops.take(self._sum_by_task(totals), self._task_of_entry)
+        shares = self._loss_weight * ops.divide_no_nan(totals, task_totals)
+        loss = ops.sum(shares * negative_log_likelihoods)
+
+        exact = [task for task, likelihood in self.tasks.items() if not likelihood.weights_loss]
+        if exact:
+            sums = _concatenate(
+                batches[task].negative_log_likelihood_sum(self._of_task(log_variance, task))
+                for task in exact
+            )
+            entries = np.flatnonzero(self._weights_loss == 0)
+            means = global_mean(sums, ops.take(totals, entries))
+            loss += ops.sum(ops.take(shares, entries) * means)
+        return loss
+
+    def target_inputs(self, predictions: Any) -> dict[str, Any]:
+        """An input for the targets of each task, for a functional model that holds the layer.
+
+        Args:
+            predictions: Structure of the tasks' symbolic predictions, as in the call of the layer.
+
+        Returns:
+            Dict from task to a `keras.Input` named `"{task}_target"`, with the shape and dtype that
+            the task's likelihood expects.
+
+        Raises:
+            ValueError: If a task has no prediction, or one that its likelihood cannot take.
+        """
+        inputs = {}
+        for task, prediction in by_task(list(self.tasks), predictions, "predictions").items():
+            likelihood = self.tasks[task]
+            with naming_task(task):
+                shape = likelihood.target_shape(tuple(prediction.shape))
+            inputs[task] = keras.Input(
+                batch_shape=shape, dtype=likelihood.target_dtype, name=f"{task}_target"
+            )
+        return inputs
+
+    def sigmas(self) -> dict[str, Any]:
+        """Each task's σ, the standard deviation of its noise in its own units.
+
+        For a classification task σ² is the temperature of its logits.
+
+        Returns:
+            Dict from task to a NumPy scalar, or a vector where each channel has its own.
+        """
+        sigmas = np.exp(0.5 * ops.convert_to_numpy(self._current_log_variance()))
+        return {task: self._of_task(sigmas, task) for task in self.tasks}
+
+    def task_weights(self) -> dict[str, Any]:
+        """The factor that multiplies each task's raw loss, `loss_weights` included.
+
+        For the exact classification likelihoods, where there is no such factor, it is that of the
+        approximate form, `exp(-s)`.
+
+        Returns:
+            Dict from task to a NumPy scalar, or a vector where each channel has its own.
+        """
+        log_variance = ops.convert_to_numpy(self._current_log_variance())
+        weights = self._loss_weight * self._scale * np.exp(-self._power * log_variance)
+        return {task: self._of_task(weights, task) for task in self.tasks}
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, for saving."""
+        return {
+            **super().get_config(),
+            "tasks": {
+                task: keras.saving.serialize_keras_object(likelihood)
+                for task, likelihood in self.tasks.items()
+            },
+            "loss_weights": dict(self.loss_weights),
+        }
+
+    @property
+    def _loss_dtype(self) -> str:
+        # Half precision has neither the range of a squared error nor the steps of a log-variance.
+        return "float64" if self.variable_dtype == "float64" else "float32"
+
+    def _named(
+        self, predictions: Any, targets: Any, sample_weight: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor | None]]:
+        tasks = list(self.tasks)
+        if sample_weight is None or not isinstance(sample_weight, (dict, list, tuple)):
+            sample_weight = dict.fromkeys(tasks, sample_weight)
+        return (
+            by_task(tasks, predictions, "predictions"),
+            by_task(tasks, targets, "targets"),
+            by_task(tasks, sample_weight, "sample_weight"),
+        )
+
+    def _current_log_variance(self) -> Tensor:
+        return self.initial_log_variance + STEP_SCALE * self.log_variance
+
+    def _start(self, means: Tensor, totals: Tensor, training: bool) -> Tensor:
+        """The log-variances, those that are observed for the first time set to their optimum."""
+        if training and self.trainable and self._starts_from_data:
+            observed = ops.not_equal(totals, 0)
+            mean = ops.maximum(ops.stop_gradient(means), SMALLEST_LOSS)
+            optimum = ops.log(2.0 * self._scale * self._power * mean) / self._power
+            starts = ops.logical_and(ops.logical_not(self.started), observed)
+            self.initial_log_variance.assign(ops.where(starts, optimum, self.initial_log_variance))
+            self.started.assign(ops.logical_or(self.started, observed))
+        return self._current_log_variance()
+
+    def _task_sigmas(self) -> Tensor:
+        """One σ for each task: the root mean square over its channels."""
+        variances = ops.exp(self._current_log_variance())
+        return ops.sqrt(self._sum_by_task(variances) / self._sum_by_task(ops.ones_like(variances)))
+
+    def _sum_by_task(self, values: Tensor) -> Tensor:
+        if len(self._task_of_entry) == len(self.tasks):
+            return values
+        return ops.segment_sum(values, self._task_of_entry, num_segments=len(self.tasks))
+
+    def _each_entry(self, values: Iterable[float]) -> np.ndarray:
+        """The tasks' values, repeated for each log-variance of a task."""
+        counts = [entries.stop - entries.start for entries in self._entries.values()]
+        return np.repeat(np.array(list(values), self._loss_dtype), counts)
+
+    def _of_task(self, values: Any, task: str) -> Any:
+        entries = self._entries[task]
+        return values[entries] if self.tasks[task].per_channel else values[entries.start]
+
+
+def _validate_tasks(tasks: Any) -> dict[str, Likelihood]:
+    if not isinstance(tasks, Mapping) or not tasks:
+        raise ValueError(
+            "`tasks` must be a dict from the name of each task to its likelihood, with one task or "
+            f"more. Received: tasks={tasks!r}"
+        )
+    validated = {}
+    for task, likelihood in tasks.items():
+        if not isinstance(task, str) or not task or "/" in task:
+            raise ValueError(
+                "The name of a task must be a string that is not empty and has no '/' in it. "
+                f"Received: {task!r}"
+            )
+        with naming_task(task):
+            validated[task] = likelihoods.get(likelihood)
+    return validated
+
+
+def _validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, float]:
+    weights = dict.fromkeys(tasks, 1.0)
+    if loss_weights is None:
+        return weights
+    if not isinstance(loss_weights, Mapping):
+        raise ValueError(
+            f"`loss_weights` must be a dict from task to a number. Received: {loss_weights!r}"
+        )
+    for task, weight in loss_weights.items():
+        if task not in weights:
+            raise ValueError(
+                f"`loss_weights` names the unknown task {task!r}. The tasks are {tasks}."
+            )
+        if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            raise ValueError(
+                f"Task '{task}': its entry in `loss_weights` must be a finite number that is not "
+                f"negative. Received: {weight!r}"
+            )
+        weights[task] = float(weight)
+    return weights
+
+
+def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> list[float | None]:
+    """The log-variance that each σ of a task starts from, `None` for its optimum on the data."""
+    likelihood.target_shape(prediction_shape)
+    channels = prediction_shape[-1] if likelihood.per_channel else 1
+    if channels is None:
+        raise ValueError(
+            "`per_channel=True` expects predictions whose last axis has a known size. "
+            f"Received: predictions of shape {prediction_shape}"
+        )
+    sigmas = likelihood.initial_sigma
+    if isinstance(sigmas, list) and len(sigmas) != channels:
+        raise ValueError(
+            f"`initial_sigma` must be one number or {channels} of them, one for each channel. "
+            f"Received: {len(sigmas)} numbers."
+        )
+    if sigmas is None:
+        return [None if likelihood.weights_loss else 0.0] * channels
+    return [2.0 * math.log(sigma) for sigma in np.broadcast_to(sigmas, channels)]
+
+
+def _constant(values: list[Any]) -> Callable[..., Tensor]:
+    return lambda shape, dtype=None: ops.convert_to_tensor(values, dtype)
+
+
+def _concatenate(values: Iterable[Tensor]) -> Tensor:
+    """One vector of scalars and vectors."""
+    values = list(values)
+    if all(len(value.shape) == 0 for value in values):
+        return ops.stack(values)
+    return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
