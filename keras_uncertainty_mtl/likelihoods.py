@@ -496,7 +496,10 @@ class Gibbs(Likelihood):
         return self.keras_loss(targets, predictions)
 
     def get_config(self) -> dict[str, Any]:
-        return {"loss": keras.losses.serialize(self.keras_loss), **super().get_config()}
+        loss = keras.losses.serialize(self.keras_loss)
+        if isinstance(self.keras_loss, keras.losses.Loss):
+            loss["config"] |= _loss_arguments(self.keras_loss)
+        return {"loss": loss, **super().get_config()}
 
 
 def get(identifier: Any) -> Likelihood:
@@ -549,7 +552,7 @@ def _from_keras_loss(loss: Any) -> Likelihood:
         return Gaussian()
     if kind is keras.losses.MeanAbsoluteError:
         return Laplace()
-    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    config = _loss_arguments(loss)
     if config.get("label_smoothing") or config.get("axis", -1) != -1:
         return Gibbs(loss)
     logits = {
@@ -563,6 +566,15 @@ def _from_keras_loss(loss: Any) -> Likelihood:
     if kind is keras.losses.SparseCategoricalCrossentropy:
         return Categorical(missing=config.get("ignore_class"), **logits)
     return Gibbs(loss)
+
+
+def _loss_arguments(loss: Any) -> dict[str, Any]:
+    """The arguments that a Keras loss was made with.
+
+    Keras leaves some out of `get_config`, so that `Huber(delta=3)` comes back as `Huber()`; they
+    are in the private arguments of its function all the same.
+    """
+    return getattr(loss, "_fn_kwargs", {})
 
 
 def _validate_sigma(sigma: Any, per_channel: bool) -> float | list[float] | None:

@@ -8,7 +8,6 @@ import keras
 from keras import ops
 
 from keras_uncertainty_mtl.reductions import num_replicas
-from keras_uncertainty_mtl.structures import by_task
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
 Tensor = Any
@@ -47,18 +46,22 @@ class MultiTaskModel(keras.Model):
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
     """
 
-    def __init__(self, inputs: Any, outputs: Any, weighting: Any, **kwargs: Any) -> None:
-        if not isinstance(weighting, UncertaintyWeighting):
-            weighting = UncertaintyWeighting(weighting)
-        tasks = list(weighting.tasks)
-        by_task(tasks, outputs, "outputs")
-        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-        if not weighting.built:
-            weighting.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), outputs))
+    # Keras clones and revives a functional subclass only where its constructor takes `*args` and
+    # `**kwargs`, by these names. It then leaves out `weighting`, which the graph holds already.
+    def __init__(
+        self, inputs: Any, outputs: Any, weighting: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        if weighting is None:
+            weighting = _weighting_of(outputs)
+        else:
+            if not isinstance(weighting, UncertaintyWeighting):
+                weighting = UncertaintyWeighting(weighting)
+            outputs = weighting(outputs)
+        super().__init__(inputs, outputs, *args, **kwargs)
         self.weighting = weighting
-        if not isinstance(outputs, dict):
-            # So that metrics are given, and reported, by task rather than by the last layer's name.
-            self.output_names = tasks
+        # So that metrics are given, and reported, by task rather than by the name of a layer.
+        tasks = {task: task for task in weighting.tasks}
+        self.output_names = keras.tree.flatten(tasks if isinstance(outputs, dict) else list(tasks))
 
     def compile(
         self,
@@ -118,25 +121,6 @@ class MultiTaskModel(keras.Model):
         """Exports the network alone, without targets and log-variances; see `keras.Model.export`."""
         inference_model(self).export(filepath, *args, **kwargs)
 
-    def get_config(self) -> dict[str, Any]:
-        """What `from_config` makes the model anew from."""
-        return {
-            "network": keras.saving.serialize_keras_object(inference_model(self)),
-            "weighting": keras.saving.serialize_keras_object(self.weighting),
-            "name": self.name,
-            "trainable": self.trainable,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MultiTaskModel:
-        """The model that `get_config` describes."""
-        config = dict(config)
-        network, weighting = (
-            keras.saving.deserialize_keras_object(config.pop(part), custom_objects=custom_objects)
-            for part in ("network", "weighting")
-        )
-        return cls(network.input, network.output, weighting, **config)
-
 
 def inference_model(model: keras.Model) -> keras.Model:
     """The network alone: neither targets nor log-variances, the same layers and weights.
@@ -156,8 +140,6 @@ def inference_model(model: keras.Model) -> keras.Model:
     inference_model(model).export("saved_model")
     ```
     """
-    if isinstance(model, MultiTaskModel):
-        return keras.Model(model.input, model.output, name=model.name)
     if not hasattr(model, "operations"):
         raise ValueError(
             f"inference_model() expects a functional model or a MultiTaskModel. Received: {model!r}"
@@ -169,7 +151,9 @@ def inference_model(model: keras.Model) -> keras.Model:
         return layer(*args, **kwargs)
 
     network = keras.models.clone_model(
-        model, clone_function=lambda layer: layer, call_function=leave_weighting_out
+        keras.Model(model.input, model.output),
+        clone_function=lambda layer: layer,
+        call_function=leave_weighting_out,
     )
     needed = _source_inputs(network.outputs)
     inputs = network.input
@@ -178,6 +162,18 @@ def inference_model(model: keras.Model) -> keras.Model:
     elif isinstance(inputs, (list, tuple)):
         inputs = [tensor for tensor in inputs if id(tensor) in needed]
     return keras.Model(inputs, network.output, name=model.name)
+
+
+def _weighting_of(outputs: Any) -> UncertaintyWeighting:
+    """The layer that symbolic outputs come out of."""
+    for tensor in keras.tree.flatten(outputs):
+        operation = tensor._keras_history.operation
+        if isinstance(operation, UncertaintyWeighting):
+            return operation
+    raise ValueError(
+        "MultiTaskModel expects a weighting: `MultiTaskModel(inputs, outputs, weighting)`, an "
+        "UncertaintyWeighting or the dict of tasks to make one from. Received: weighting=None"
+    )
 
 
 def _source_inputs(outputs: list[Any]) -> set[int]:

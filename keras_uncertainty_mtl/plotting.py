@@ -79,8 +79,8 @@ def _check_tasks(tasks: list[str], curves: Curves) -> None:
 
 
 def _draw_task(panel: SubFigure, task: str, curves: Curves) -> None:
-    panel.suptitle(task)
     loss_axes, sigma_axes = panel.subplots(2, 1, sharex=True)
+    loss_axes.set_title(task)
 
     epochs = len(curves[f"{task}_loss"])
     _draw_curve(loss_axes, curves[f"{task}_loss"], epochs, label="training")
@@ -94,12 +94,28 @@ def _draw_task(panel: SubFigure, task: str, curves: Curves) -> None:
     sigma_axes.set_xlabel("epoch")
 
     for axes in (loss_axes, sigma_axes):
-        if all(value > 0 for line in axes.lines for value in line.get_ydata()):
-            axes.set_yscale("log")
-        axes.grid(alpha=0.3, which="both")
+        _scale_axes(axes)
+
+
+def _scale_axes(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if all(value > 0 for line in axes.lines for value in line.get_ydata()):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
 
 
 def _draw_curve(axes: Axes, values: Sequence[float], epochs: int, **style: Any) -> None:
     # With `validation_freq` there are fewer values than epochs, the first after that many of them.
     every = epochs // len(values)
-    axes.plot([every * (index + 1) for index in range(len(values))], values, **style)
+    axes.plot(
+        [every * (index + 1) for index in range(len(values))],
+        values,
+        marker=".",
+        markersize=4,
+        **style,
+    )

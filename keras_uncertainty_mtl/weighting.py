@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ from keras import ops
 from keras_uncertainty_mtl import likelihoods
 from keras_uncertainty_mtl.likelihoods import Likelihood
 from keras_uncertainty_mtl.observations import Observations
-from keras_uncertainty_mtl.reductions import global_mean, sum_over_replicas
+from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
 from keras_uncertainty_mtl.shapes import Shape
 from keras_uncertainty_mtl.statistics import TaskStatistics
 from keras_uncertainty_mtl.structures import by_task, naming_task
@@ -98,6 +98,8 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def build(self, predictions_shape: Any) -> None:
         """Creates the log-variances: one for each task, or for each channel where a task has so."""
+        if _is_shape(predictions_shape):
+            predictions_shape = [predictions_shape]
         shapes = by_task(list(self.tasks), predictions_shape, "predictions")
         initial: list[float | None] = []
         self._entries: dict[str, slice] = {}
@@ -108,18 +110,18 @@ class UncertaintyWeighting(keras.layers.Layer):
             initial += entries
         self._starts_from_data = None in initial
 
-        state = {"shape": (len(initial),), "dtype": self._loss_dtype, "autocast": False}
-        constants = {"trainable": False, "aggregation": "only_first_replica"}
-        self.log_variance = self.add_weight(name="log_variance", initializer="zeros", **state)
-        self.initial_log_variance = self.add_weight(
-            name="initial_log_variance",
-            initializer=_constant([0.0 if start is None else start for start in initial]),
-            **state | constants,
+        self.log_variance = self.add_weight(
+            name="log_variance",
+            shape=(len(initial),),
+            initializer="zeros",
+            dtype=self._loss_dtype,
+            autocast=False,
         )
-        self.started = self.add_weight(
-            name="started",
-            initializer=_constant([start is not None for start in initial]),
-            **state | constants | {"dtype": "bool"},
+        self.initial_log_variance = _replica_local_variable(
+            "initial_log_variance", [start or 0.0 for start in initial], self._loss_dtype
+        )
+        self.started = _replica_local_variable(
+            "started", [start is not None for start in initial], "bool"
         )
 
         self._task_of_entry = self._each_entry(range(len(self.tasks))).astype("int32")
@@ -140,7 +142,12 @@ class UncertaintyWeighting(keras.layers.Layer):
     ) -> Any:
         """Adds the combined loss, if there are targets, and returns the predictions."""
         if targets is not None:
-            self.add_loss(self.combined_loss(predictions, targets, sample_weight, training))
+            loss = self.combined_loss(predictions, targets, sample_weight, training)
+            if num_replicas() > 1:
+                # Keras keeps what `add_loss` adds in one list for all replicas, and these have just
+                # waited for each other, so that it may hold another one's loss.
+                self._clear_losses()
+            self.add_loss(loss)
         return predictions
 
     def compute_output_spec(
@@ -294,14 +301,17 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _start(self, means: Tensor, totals: Tensor, training: bool) -> Tensor:
         """The log-variances, those that are observed for the first time set to their optimum."""
-        if training and self.trainable and self._starts_from_data:
-            observed = ops.not_equal(totals, 0)
-            mean = ops.maximum(ops.stop_gradient(means), SMALLEST_LOSS)
-            optimum = ops.log(2.0 * self._scale * self._power * mean) / self._power
-            starts = ops.logical_and(ops.logical_not(self.started), observed)
-            self.initial_log_variance.assign(ops.where(starts, optimum, self.initial_log_variance))
-            self.started.assign(ops.logical_or(self.started, observed))
-        return self._current_log_variance()
+        if not (training and self.trainable and self._starts_from_data):
+            return self._current_log_variance()
+        observed = ops.not_equal(totals, 0)
+        starts = ops.logical_and(ops.logical_not(self.started), observed)
+        mean = ops.maximum(ops.stop_gradient(means), SMALLEST_LOSS)
+        optimum = ops.log(2.0 * self._scale * self._power * mean) / self._power
+        self.initial_log_variance.assign(ops.where(starts, optimum, self.initial_log_variance))
+        self.started.assign(ops.logical_or(self.started, observed))
+        # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
+        # left, for an optimizer such as Adam would make a full step of it.
+        return ops.where(starts, optimum, self._current_log_variance())
 
     def _task_sigmas(self) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
@@ -383,8 +393,24 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
     return [2.0 * math.log(sigma) for sigma in np.broadcast_to(sigmas, channels)]
 
 
-def _constant(values: list[Any]) -> Callable[..., Tensor]:
-    return lambda shape, dtype=None: ops.convert_to_tensor(values, dtype)
+def _is_shape(value: Any) -> bool:
+    return not isinstance(value, dict) and all(
+        size is None or isinstance(size, int) for size in value
+    )
+
+
+def _replica_local_variable(name: str, values: list[Any], dtype: str) -> keras.Variable:
+    """A variable that all replicas set to the same value, none waiting for another."""
+    return keras.Variable(
+        lambda shape, dtype=None: ops.convert_to_tensor(values, dtype),
+        shape=(len(values),),
+        dtype=dtype,
+        trainable=False,
+        autocast=False,
+        aggregation="only_first_replica",
+        synchronization="on_read",
+        name=name,
+    )
 
 
 def _concatenate(values: Iterable[Tensor]) -> Tensor:

@@ -1,0 +1,612 @@
+"""Models that train with `fit`, are saved, and leave the weighting behind when they are exported."""
+
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_uncertainty_mtl import (
+    Categorical,
+    Gaussian,
+    Gibbs,
+    Laplace,
+    Likelihood,
+    MultiTaskModel,
+    UncertaintyWeighting,
+    inference_model,
+)
+from keras_uncertainty_mtl.model import _exclude_from_weight_decay
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Cubic(Likelihood):
+    scale, power = 1 / 3, 1.5
+
+    def loss(self, targets, predictions):
+        return keras.ops.abs(targets - predictions) ** 3
+
+
+def data(samples=100):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, 4)).astype("float32")
+    y = {
+        "metres": (1000 * x[:, :1] + rng.normal(size=(samples, 1))).astype("float32"),
+        "classes": (x[:, 1] > 0).astype("int32"),
+        "price": np.exp(x[:, 2:3]).astype("float32"),
+    }
+    y["price"][::3] = np.nan
+    return x, y
+
+
+def tasks():
+    return {
+        "metres": Gaussian(),
+        "classes": Categorical(),
+        "price": Laplace(missing=np.nan),
+    }
+
+
+def network(structure=dict, **dense):
+    x = keras.Input((4,), name="x")
+    hidden = keras.layers.Dense(8, activation="tanh", **dense)(x)
+    outputs = {
+        # Two other tasks come first by the names of the layers, and by the alphabet.
+        "metres": keras.layers.Dense(1, name="last")(hidden),
+        "classes": keras.layers.Dense(2, name="middle")(hidden),
+        "price": keras.layers.Dense(1, name="first")(hidden),
+    }
+    return x, outputs if structure is dict else structure(outputs.values())
+
+
+def multi_task_model(structure=dict, optimizer=None, likelihoods=None, **compile_arguments):
+    model = MultiTaskModel(*network(structure), likelihoods or tasks())
+    model.compile(optimizer or keras.optimizers.Adam(0.01), **compile_arguments)
+    return model
+
+
+def layer_model(structure=dict, optimizer=None, **compile_arguments):
+    x, outputs = network(structure)
+    weighting = UncertaintyWeighting(tasks())
+    targets = weighting.target_inputs(outputs)
+    given = targets if structure is dict else structure(targets.values())
+    model = keras.Model(
+        {"x": x, **{t.name: t for t in targets.values()}}, weighting(outputs, given)
+    )
+    model.compile(optimizer or keras.optimizers.Adam(0.01), **compile_arguments)
+    return model
+
+
+def as_inputs(x, y):
+    return {"x": x, **{f"{task}_target": target for task, target in y.items()}}
+
+
+def fit(model, x, y, **arguments):
+    arguments = {"batch_size": 32, "epochs": 2, "shuffle": False, "verbose": 0} | arguments
+    history = model.fit(x, y, **arguments).history
+    return {name: np.array(values) for name, values in history.items()}
+
+
+def assert_equal_histories(one, other, rtol=1e-5):
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_allclose(values, other[name], rtol=rtol, err_msg=name)
+
+
+def assert_equal_weights(one, other):
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+class TestFit:
+    @pytest.mark.parametrize("structure", [list, tuple])
+    def test_sequences_train_as_dicts_do(self, structure):
+        x, y = data()
+        keras.utils.set_random_seed(1)
+        expected = fit(multi_task_model(), x, y, epochs=3)
+        keras.utils.set_random_seed(1)
+        assert_equal_histories(
+            fit(multi_task_model(structure), x, structure(y.values()), epochs=3), expected
+        )
+
+    @pytest.mark.parametrize("structure", [dict, list])
+    def test_the_bare_layer_trains_as_the_model_does(self, structure):
+        x, y = data()
+        keras.utils.set_random_seed(1)
+        expected = fit(multi_task_model(), x, y, validation_data=(x, y))
+        keras.utils.set_random_seed(1)
+        inputs = as_inputs(x, y)
+        layer = fit(layer_model(structure), inputs, None, validation_data=(inputs,))
+        assert_equal_histories(layer, expected)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [{"jit_compile": True}, {"steps_per_execution": 3}, {"run_eagerly": True}],
+        ids=lambda arguments: next(iter(arguments)),
+    )
+    @pytest.mark.parametrize("make", [multi_task_model, layer_model])
+    def test_every_way_to_execute_takes_the_same_path(self, make, arguments):
+        x, y = data()
+        given = (x, y) if make is multi_task_model else (as_inputs(x, y), None)
+        keras.utils.set_random_seed(1)
+        expected = fit(make(), *given, epochs=4)
+        keras.utils.set_random_seed(1)
+        assert_equal_histories(fit(make(**arguments), *given, epochs=4), expected, rtol=1e-4)
+
+    def test_learns(self):
+        x, y = data(1000)
+        x, y = x[:, :2], {"a": 50 * x[:, 0], "b": (x[:, 1] > 0).astype(int)}
+        inputs = keras.Input((2,))
+        outputs = [keras.layers.Dense(units)(inputs) for units in (1, 2)]
+        model = MultiTaskModel(inputs, outputs, {"a": Gaussian(), "b": Categorical()})
+        model.compile(keras.optimizers.Adam(0.1), metrics={"b": ["accuracy"]})
+        history = fit(model, x, list(y.values()), epochs=40)
+        assert history["a_loss"][-1] < 0.01 * history["a_loss"][0]
+        assert history["b_accuracy"][-1] > 0.97
+
+    def test_reports_what_stock_keras_reports(self):
+        x, y = data(96)
+        model = multi_task_model(list, metrics={"classes": ["accuracy"]})
+        reported = model.evaluate(x, list(y.values()), batch_size=32, return_dict=True, verbose=0)
+        stock = keras.Model(model.input, model.output)
+        labelled = ~np.isnan(y["price"][:, 0])
+        stock.compile(
+            loss=["mse", keras.losses.SparseCategoricalCrossentropy(from_logits=True), None],
+            metrics=[None, ["accuracy"], None],
+        )
+        stock.evaluate(x, list(y.values()), verbose=0)
+        expected = stock.get_metrics_result()
+        price = np.abs(stock.predict(x, verbose=0)[2] - y["price"])[labelled].mean()
+        assert reported["metres_loss"] == pytest.approx(float(expected["last_loss"]), rel=1e-5)
+        assert reported["classes_loss"] == pytest.approx(float(expected["middle_loss"]), rel=1e-5)
+        assert reported["classes_accuracy"] == pytest.approx(float(expected["middle_accuracy"]))
+        assert reported["price_loss"] == pytest.approx(price, rel=1e-5)
+
+    def test_callbacks_see_every_task_in_training_and_validation(self, tmp_path):
+        x, y = data()
+        seen = {}
+        callbacks = [
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+            keras.callbacks.TensorBoard(tmp_path / "board"),
+            keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: seen.update(logs)),
+        ]
+        model = multi_task_model()
+        history = fit(model, x, y, validation_data=(x, y), callbacks=callbacks)
+        names = {f"{task}_{value}" for task in tasks() for value in ("loss", "sigma")} | {"loss"}
+        assert set(seen) == names
+        assert set(history) == names | {f"val_{name}" for name in names}
+        logged = (tmp_path / "log.csv").read_text().splitlines()[0].split(",")
+        assert set(logged) == set(history) | {"epoch"}
+        tags = {
+            value.tag
+            for part, prefix in (("train", ""), ("validation", ""))
+            for file in (tmp_path / "board" / part).glob("events*")
+            for event in tf.compat.v1.train.summary_iterator(str(file))
+            for value in event.summary.value
+        }
+        assert {f"epoch_{name}" for name in names} <= tags
+        for task, sigma in model.weighting.sigmas().items():
+            assert history[f"{task}_sigma"][-1] == pytest.approx(sigma)
+
+    def test_datasets_generators_and_arrays_are_the_same(self):
+        x, y = data(96)
+        weights = {task: np.linspace(0, 1, 96, dtype="float32") for task in y}
+
+        class Batches(keras.utils.PyDataset):
+            def __len__(self):
+                return 3
+
+            def __getitem__(self, index):
+                part = slice(32 * index, 32 * index + 32)
+                return keras.tree.map_structure(lambda a: a[part], (x, y, weights))
+
+        sources = [
+            Batches(),
+            tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(32),
+            (Batches()[index % 3] for index in range(6)),
+        ]
+        keras.utils.set_random_seed(1)
+        expected = fit(multi_task_model(), x, y, sample_weight=weights)
+        for source in sources:
+            keras.utils.set_random_seed(1)
+            model = multi_task_model()
+            history = model.fit(source, epochs=2, steps_per_epoch=3, shuffle=False, verbose=0)
+            assert_equal_histories(history.history, expected)
+
+    def test_class_weight_where_keras_allows_it(self):
+        x, y = data()
+        inputs, outputs = network()
+        model = MultiTaskModel(inputs, outputs["classes"], {"classes": Categorical()})
+        model.compile(keras.optimizers.SGD(0.0))
+        history = fit(
+            model, x, y["classes"], class_weight={0: 1.0, 1: 5.0}, epochs=1, batch_size=100
+        )
+        logits = model.predict(x, verbose=0)
+        each = keras.losses.sparse_categorical_crossentropy(y["classes"], logits, from_logits=True)
+        expected = np.average(each, weights=np.where(y["classes"], 5.0, 1.0))
+        assert history["classes_loss"][0] == pytest.approx(expected, rel=1e-5)
+
+    def test_losses_of_the_network_itself_count(self):
+        x, y = data()
+        inputs, outputs = network(kernel_regularizer=keras.regularizers.L2(0.5))
+        model = MultiTaskModel(inputs, outputs, tasks())
+        model.compile()
+        total = model.evaluate(x, y, verbose=0, return_dict=True, batch_size=100)["loss"]
+        plain = float(model.weighting.combined_loss(model(x), y))
+        penalty = 0.5 * np.sum(np.square(model.layers[1].get_weights()[0]))
+        assert total == pytest.approx(plain + penalty, rel=1e-5)
+
+    @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+    def test_mixed_precision(self, policy):
+        x, y = data()
+        keras.config.set_dtype_policy(policy)
+        try:
+            models = multi_task_model(), layer_model()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        histories = fit(models[0], x, y), fit(models[1], as_inputs(x, y), None)
+        for model, history in zip(models, histories, strict=True):
+            (log_variance,) = [w for w in model.trainable_weights if w.name == "log_variance"]
+            assert log_variance.dtype == "float32"
+            assert all(np.all(np.isfinite(values)) for values in history.values())
+            # Half precision cannot hold the squares of thousands.
+            assert history["metres_loss"][0] > 1e5
+
+    def test_targets_keep_their_precision_under_mixed_precision(self):
+        keras.config.set_dtype_policy("mixed_float16")
+        try:
+            inputs = keras.Input((1,))
+            outputs = {"a": keras.layers.Dense(1, kernel_initializer="zeros")(inputs)}
+            weighting = UncertaintyWeighting({"a": "mae"})
+            targets = weighting.target_inputs(outputs)
+            layer = keras.Model(
+                {"x": inputs, "a_target": targets["a"]}, weighting(outputs, targets)
+            )
+            model = MultiTaskModel(inputs, outputs, {"a": "mae"})
+        finally:
+            keras.config.set_dtype_policy("float32")
+        x, y = np.zeros((2, 1)), np.full((2, 1), 70001.25)
+        for model, given in ((model, (x, {"a": y})), (layer, ({"x": x, "a_target": y},))):
+            model.compile()
+            assert model.evaluate(*given, verbose=0, return_dict=True)["a_loss"] == 70001.25
+
+
+class TestMasks:
+    """A tagger over padded sentences, beside a regression of the whole sentence."""
+
+    def sentences(self):
+        rng = np.random.default_rng(0)
+        tokens = rng.integers(1, 20, size=(64, 7))
+        lengths = rng.integers(1, 8, size=64)
+        tokens[np.arange(7) >= lengths[:, None]] = 0
+        # What a tag is where there is no token must not matter, so it is impossible there.
+        tags = np.where(tokens, tokens % 3, 99).astype("int32")
+        means = (tokens.sum(axis=1) / lengths).astype("float32")
+        return tokens, {"tags": tags, "mean": means}
+
+    def network(self):
+        tokens = keras.Input((7,), dtype="int32", name="tokens")
+        embedded = keras.layers.Embedding(20, 8, mask_zero=True)(tokens)
+        pooled = keras.layers.GlobalAveragePooling1D()(embedded)
+        return tokens, {
+            "tags": keras.layers.Dense(3)(embedded),
+            "mean": keras.layers.Dense(1)(pooled),
+        }
+
+    @pytest.mark.parametrize("bare", [False, True])
+    @pytest.mark.parametrize("weighted", [False, True])
+    def test_only_tokens_count(self, bare, weighted):
+        tokens, y = self.sentences()
+        inputs, outputs = self.network()
+        weighting = UncertaintyWeighting({"tags": Categorical(), "mean": Gaussian()})
+        weights = np.linspace(0, 2, 64).astype("float32") if weighted else np.ones(64, "float32")
+        if bare:
+            targets = weighting.target_inputs(outputs)
+            weight = keras.Input((), name="weight")
+            given = {"tokens": inputs, "weight": weight, **{t.name: t for t in targets.values()}}
+            model = keras.Model(given, weighting(outputs, targets, sample_weight=weight))
+            arguments = ({"tokens": tokens, "weight": weights, **{f"{k}_target": y[k] for k in y}},)
+        else:
+            model = MultiTaskModel(inputs, outputs, weighting)
+            arguments = (tokens, y)
+        model.compile(keras.optimizers.Adam(0.05))
+        reported = model.evaluate(
+            *arguments,
+            sample_weight=weights if weighted and not bare else None,
+            verbose=0,
+            return_dict=True,
+        )
+        network = inference_model(model)
+        predictions = network.predict({"tokens": tokens} if bare else tokens, verbose=0)
+        sentence, position = np.nonzero(tokens)
+        each = keras.losses.sparse_categorical_crossentropy(
+            y["tags"][sentence, position],
+            predictions["tags"][sentence, position],
+            from_logits=True,
+        )
+        expected = np.average(each, weights=weights[sentence])
+        assert reported["tags_loss"] == pytest.approx(expected, rel=1e-5)
+        squares = (predictions["mean"][:, 0] - y["mean"]) ** 2
+        assert reported["mean_loss"] == pytest.approx(
+            np.average(squares, weights=weights), rel=1e-5
+        )
+
+    def test_trains(self):
+        tokens, y = self.sentences()
+        model = MultiTaskModel(*self.network(), {"tags": Categorical(), "mean": Gaussian()})
+        model.compile(keras.optimizers.Adam(0.05))
+        history = fit(model, tokens, y, epochs=20)
+        assert history["tags_loss"][-1] < 0.1 and history["mean_loss"][-1] < 1.5
+
+
+class TestSaving:
+    @pytest.mark.parametrize("make", [multi_task_model, layer_model])
+    def test_a_loaded_model_goes_on_from_where_it_was(self, make, tmp_path):
+        x, y = data()
+        given = (x, y) if make is multi_task_model else (as_inputs(x, y), None)
+        model = make(optimizer=keras.optimizers.Adam(0.01))
+        fit(model, *given)
+        model.save(tmp_path / "m.keras")
+        loaded = keras.saving.load_model(tmp_path / "m.keras")
+        assert type(loaded) is type(model)
+        assert_equal_weights(model, loaded)
+        assert loaded.optimizer.iterations == model.optimizer.iterations
+        assert_equal_histories(fit(model, *given), fit(loaded, *given))
+        assert_equal_weights(model, loaded)
+
+    def test_another_process_loads_it_in_safe_mode(self, tmp_path):
+        x, y = data()
+        likelihoods = tasks() | {"metres": keras.losses.Huber(delta=3.0), "price": "log_cosh"}
+        model = multi_task_model(likelihoods=likelihoods)
+        model.save(tmp_path / "m.keras")
+        np.savez(tmp_path / "data.npz", x=x, **model.predict(x, verbose=0))
+        script = f"""
+            import keras, numpy as np, keras_uncertainty_mtl
+            model = keras.saving.load_model(r"{tmp_path / "m.keras"}", safe_mode=True)
+            data = np.load(r"{tmp_path / "data.npz"}")
+            for task, prediction in model.predict(data["x"], verbose=0).items():
+                np.testing.assert_allclose(prediction, data[task], rtol=1e-5, atol=1e-6)
+            loss = model.weighting.tasks["metres"].loss(np.array([[0.0]]), np.array([[10.0]]))
+            np.testing.assert_allclose(loss, 3 * (10 - 1.5))  # Huber's, beyond its delta of 3
+        """
+        subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+
+    def test_before_the_start_and_after_it(self, tmp_path):
+        x, y = data()
+        model = multi_task_model(optimizer=keras.optimizers.SGD(0.0))
+        model.save(tmp_path / "fresh.keras")
+        fit(model, x, y, epochs=1, batch_size=100)
+        fresh = keras.saving.load_model(tmp_path / "fresh.keras")
+        assert all(sigma == 1 for sigma in fresh.weighting.sigmas().values())
+        fit(fresh, x, y, epochs=1, batch_size=100)
+        assert fresh.weighting.sigmas() == pytest.approx(model.weighting.sigmas())
+        model.save(tmp_path / "started.keras")
+        started = keras.saving.load_model(tmp_path / "started.keras")
+        # Other targets, which a model that was yet to start would start from.
+        fit(started, x, {**y, "metres": 7 * y["metres"]}, epochs=1)
+        assert started.weighting.sigmas() == pytest.approx(model.weighting.sigmas())
+
+    @pytest.mark.parametrize("make", [multi_task_model, layer_model])
+    def test_weights_alone(self, make, tmp_path):
+        x, y = data()
+        model = make()
+        fit(model, *((x, y) if make is multi_task_model else (as_inputs(x, y), None)))
+        model.save_weights(tmp_path / "m.weights.h5")
+        other = make()
+        other.load_weights(tmp_path / "m.weights.h5")
+        assert_equal_weights(model, other)
+
+    @pytest.mark.parametrize("make", [multi_task_model, layer_model])
+    def test_clone_and_config(self, make):
+        model = make()
+        for other in (
+            keras.models.clone_model(model),
+            type(model).from_config(model.get_config()),
+            keras.models.model_from_json(model.to_json()),
+        ):
+            assert type(other) is type(model)
+            assert [w.path for w in other.weights] == [w.path for w in model.weights]
+            assert not {id(w) for w in other.weights} & {id(w) for w in model.weights}
+            assert [t.name for t in other.inputs] == [t.name for t in model.inputs]
+
+    def test_users_likelihoods_and_losses_survive(self, tmp_path):
+        x, y = data()
+        likelihoods = {
+            "metres": Cubic(initial_sigma=5.0),
+            "classes": keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=7),
+            "price": Gibbs(keras.losses.LogCosh(), missing=np.nan),
+        }
+        model = multi_task_model(likelihoods=likelihoods)
+        fit(model, x, y)
+        model.save(tmp_path / "m.keras")
+        loaded = keras.saving.load_model(tmp_path / "m.keras").weighting.tasks
+        assert isinstance(loaded["metres"], Cubic) and loaded["metres"].initial_sigma == 5.0
+        assert isinstance(loaded["classes"], Categorical) and loaded["classes"].missing == 7
+        assert isinstance(loaded["price"].keras_loss, keras.losses.LogCosh)
+        assert np.isnan(loaded["price"].missing)
+
+    def test_metrics_are_compiled_again(self, tmp_path):
+        x, y = data()
+        model = multi_task_model(list, metrics={"classes": ["accuracy"]})
+        model.save(tmp_path / "m.keras")
+        loaded = keras.saving.load_model(tmp_path / "m.keras")
+        assert "classes_accuracy" in fit(loaded, x, list(y.values()))
+
+
+class TestExport:
+    @pytest.mark.parametrize("make", [multi_task_model, layer_model])
+    def test_a_saved_model_holds_the_network_alone(self, make, tmp_path):
+        x, y = data()
+        model = make()
+        fit(model, *((x, y) if make is multi_task_model else (as_inputs(x, y), None)))
+        network = inference_model(model)
+        network.export(tmp_path / "network", verbose=False)
+        if make is multi_task_model:
+            model.export(tmp_path / "model", verbose=False)
+        expected = network.predict(x if make is multi_task_model else {"x": x}, verbose=0)
+        for directory in tmp_path.iterdir():
+            loaded = tf.saved_model.load(directory)
+            signature = loaded.signatures["serving_default"]
+            assert list(signature.structured_input_signature[1]) == ["x"]
+            names = [variable.name for variable in loaded.variables]
+            assert len(names) == 8 and not any("log_variance" in name for name in names)
+            stored = {
+                name for name, _ in tf.train.list_variables(directory / "variables/variables")
+            }
+            assert not any("log_variance" in name or "started" in name for name in stored)
+            outputs = loaded.serve(x if make is multi_task_model else {"x": x})
+            for task, prediction in outputs.items():
+                np.testing.assert_allclose(prediction, expected[task], rtol=1e-5, atol=1e-5)
+
+    def test_lite(self, tmp_path):
+        x, _ = data()
+        model = multi_task_model()
+        file = tmp_path / "model.tflite"
+        model.export(file, format="litert", verbose=False)
+        interpreter = tf.lite.Interpreter(str(file))
+        runner = interpreter.get_signature_runner()
+        assert list(runner.get_input_details()) == ["x"]
+        assert b"log_variance" not in file.read_bytes()
+        expected = model.predict(x[:1], verbose=0)
+        outputs = runner(x=x[:1])
+        assert len(outputs) == len(expected)
+        for task, prediction in expected.items():
+            np.testing.assert_allclose(outputs[task], prediction, rtol=1e-4, atol=1e-5)
+
+
+class TestInferenceModel:
+    def test_shares_the_layers_and_drops_the_targets(self):
+        model = layer_model()
+        network = inference_model(model)
+        assert list(network.input) == ["x"]
+        assert not any(isinstance(layer, UncertaintyWeighting) for layer in network.layers)
+        assert {id(w) for w in network.weights} < {id(w) for w in model.weights}
+
+    def test_keeps_lists(self):
+        x, outputs = network(list)
+        weighting = UncertaintyWeighting(tasks())
+        targets = list(weighting.target_inputs(outputs).values())
+        model = keras.Model([x, *targets], weighting(outputs, targets=targets))
+        inferred = inference_model(model)
+        assert [t.name for t in inferred.inputs] == ["x"]
+        assert len(inferred.predict([np.zeros((2, 4))], verbose=0)) == 3
+
+    def test_an_input_that_is_its_own_target_stays(self):
+        image = keras.Input((4,), name="image")
+        decoded = keras.layers.Dense(4)(keras.layers.Dense(2)(image))
+        weighting = UncertaintyWeighting({"image": Gaussian()})
+        model = keras.Model(image, weighting(decoded, targets=image))
+        model.compile()
+        assert model.fit(np.ones((8, 4)), verbose=0).history["image_loss"][0] > 0
+        assert inference_model(model).predict(np.ones((8, 4)), verbose=0).shape == (8, 4)
+
+    def test_layers_behind_the_weighting_stay(self):
+        x, outputs = network()
+        weighting = UncertaintyWeighting(tasks())
+        targets = weighting.target_inputs(outputs)
+        weighted = weighting(outputs, targets)
+        probabilities = keras.layers.Softmax()(weighted["classes"])
+        model = keras.Model(
+            {"x": x, **{t.name: t for t in targets.values()}},
+            {**weighted, "probabilities": probabilities},
+        )
+        outputs = inference_model(model).predict({"x": np.zeros((2, 4))}, verbose=0)
+        np.testing.assert_allclose(outputs["probabilities"].sum(axis=-1), 1.0, rtol=1e-5)
+
+    def test_a_residual_network_takes_no_exponential_time(self):
+        x = keras.Input((4,), name="x")
+        hidden = x
+        for _ in range(60):
+            hidden = keras.layers.Add()([hidden, keras.layers.Dense(4)(hidden)])
+        weighting = UncertaintyWeighting({"a": "mse"})
+        targets = weighting.target_inputs(hidden)
+        model = keras.Model([x, targets["a"]], weighting(hidden, targets))
+        assert [t.name for t in inference_model(model).inputs] == ["x"]
+
+    def test_refuses_what_is_not_functional(self):
+        class Subclassed(keras.Model):
+            def call(self, x):
+                return x
+
+        with pytest.raises(ValueError, match="expects a functional model"):
+            inference_model(Subclassed())
+
+
+class TestOptimizers:
+    DECAYING = (
+        lambda: keras.optimizers.AdamW(0.1, weight_decay=0.5),
+        lambda: keras.optimizers.Lion(0.1, weight_decay=0.5),
+        lambda: keras.optimizers.SGD(0.1, weight_decay=0.5),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(0.1, weight_decay=0.5)),
+    )
+
+    def decay(self, model, log_variance, given):
+        """Trains with losses that weigh nothing, so that only decay moves anything."""
+        log_variance.assign([0.5, 0.5, 0.5])
+        kernel = np.abs(model.layers[1].get_weights()[0]).sum()
+        fit(model, *given, epochs=1)
+        assert np.abs(model.layers[1].get_weights()[0]).sum() < 0.9 * kernel
+        return log_variance.numpy()
+
+    def model(self, optimizer):
+        weighting = UncertaintyWeighting(
+            {task: Gaussian(initial_sigma=1.0) for task in ("metres", "price", "classes")},
+            loss_weights=dict.fromkeys(tasks(), 0.0),
+        )
+        inputs, outputs = network()
+        model = MultiTaskModel(inputs, outputs | {"classes": outputs["price"]}, weighting)
+        model.compile(optimizer)
+        return model
+
+    @pytest.mark.parametrize("optimizer", DECAYING)
+    def test_weight_decay_leaves_log_variances_alone(self, optimizer):
+        x, y = data()
+        y = {task: np.zeros(100) for task in y}
+        model = self.model(optimizer())
+        np.testing.assert_array_equal(self.decay(model, model.weighting.log_variance, (x, y)), 0.5)
+
+    def test_so_it_does_after_loading(self, tmp_path):
+        x, y = data()
+        y = {task: np.zeros(100) for task in y}
+        self.model(self.DECAYING[0]()).save(tmp_path / "m.keras")
+        model = keras.saving.load_model(tmp_path / "m.keras")
+        np.testing.assert_array_equal(self.decay(model, model.weighting.log_variance, (x, y)), 0.5)
+
+    def test_what_the_user_has_excluded_stays_excluded(self):
+        optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        x, y = data()
+        model = self.model(optimizer)
+        model.layers[1].bias.assign(np.ones(8))
+        self.decay(model, model.weighting.log_variance, (x, {task: np.zeros(100) for task in y}))
+        np.testing.assert_array_equal(model.layers[1].bias.numpy(), 1.0)
+        model.compile(optimizer)  # A built optimizer is taken as well.
+
+    def test_the_exclusion_rests_on_what_keras_keeps(self):
+        # Breaks when a Keras renames the private set that `_exclude_from_weight_decay` adds to.
+        variable, other = keras.Variable([1.0]), keras.Variable([1.0])
+        public = keras.optimizers.AdamW()
+        public.exclude_from_weight_decay(var_list=[variable])
+        private = keras.optimizers.AdamW()
+        _exclude_from_weight_decay(private, variable)
+        assert private._exclude_from_weight_decay == public._exclude_from_weight_decay
+        assert not private._use_weight_decay(variable) and private._use_weight_decay(other)
+
+    @pytest.mark.parametrize("make", [multi_task_model, layer_model])
+    def test_frozen_is_frozen(self, make):
+        x, y = data()
+        given = (x, y) if make is multi_task_model else (as_inputs(x, y), None)
+        model = make()
+        (weighting,) = [
+            layer for layer in model._flatten_layers() if isinstance(layer, UncertaintyWeighting)
+        ]
+        fit(model, *given)
+        sigmas, kernel = weighting.sigmas(), model.layers[1].get_weights()[0]
+        weighting.trainable = False
+        model.compile(keras.optimizers.Adam(0.01))
+        fit(model, *given)
+        assert weighting.sigmas() == sigmas
+        assert not np.allclose(model.layers[1].get_weights()[0], kernel)

@@ -1,0 +1,483 @@
+"""The layer: what it adds up, what it reports, and how its log-variances start and stay."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special, stats
+
+from keras_uncertainty_mtl import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Gibbs,
+    Laplace,
+    Likelihood,
+    UncertaintyWeighting,
+)
+
+GAUSSIAN_CONSTANT = 0.5 * np.log(2 * np.pi)
+LAPLACE_CONSTANT = 0.5 * np.log(2)
+
+
+def gaussian_nll(y, f, sigma):
+    return -stats.norm.logpdf(y, f, sigma) - GAUSSIAN_CONSTANT
+
+
+def laplace_nll(y, f, sigma):
+    return -stats.laplace.logpdf(y, f, sigma / np.sqrt(2)) - LAPLACE_CONSTANT
+
+
+def categorical_nll(y, f, sigma):
+    log_probabilities = special.log_softmax(f / sigma**2, axis=-1)
+    return -np.take_along_axis(log_probabilities, y[..., None], axis=-1)[..., 0]
+
+
+def added_loss(layer, predictions, targets, sample_weight=None, training=False):
+    """What the layer adds to the loss when it is called."""
+    outputs = layer(predictions, targets, sample_weight=sample_weight, training=training)
+    keras.tree.assert_same_structure(outputs, predictions)
+    (loss,) = layer.losses
+    return float(loss)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    predictions = {
+        "depth": rng.normal(size=(6, 4, 5, 1)).astype("float32"),
+        "pose": rng.normal(size=(6, 3)).astype("float32"),
+        "classes": rng.normal(size=(6, 4, 5, 7)).astype("float32"),
+    }
+    targets = {
+        "depth": rng.normal(size=(6, 4, 5, 1)).astype("float32"),
+        "pose": rng.normal(size=(6, 3)).astype("float32"),
+        "classes": rng.integers(0, 7, size=(6, 4, 5)).astype("int32"),
+    }
+    return predictions, targets
+
+
+def tasks(**missing):
+    return {
+        "depth": Laplace(initial_sigma=0.7, missing=missing.get("depth")),
+        "pose": Gaussian(initial_sigma=2.0, missing=missing.get("pose")),
+        "classes": Categorical(initial_sigma=1.3, missing=missing.get("classes")),
+    }
+
+
+def element_nlls(predictions, targets):
+    """The negative log-likelihood of each element, from SciPy's distributions."""
+    return {
+        "depth": laplace_nll(targets["depth"], predictions["depth"], 0.7),
+        "pose": gaussian_nll(targets["pose"], predictions["pose"], 2.0),
+        "classes": categorical_nll(targets["classes"], predictions["classes"], 1.3),
+    }
+
+
+def test_adds_the_sum_of_the_tasks_mean_negative_log_likelihoods(batch):
+    predictions, targets = batch
+    expected = sum(np.mean(nll) for nll in element_nlls(*batch).values())
+    assert added_loss(UncertaintyWeighting(tasks()), *batch) == pytest.approx(expected, rel=1e-5)
+
+
+def test_adds_nothing_and_needs_nothing_without_targets(batch):
+    predictions, _ = batch
+    layer = UncertaintyWeighting(tasks())
+    outputs = layer(predictions)
+    assert layer.losses == []
+    for task, prediction in predictions.items():
+        np.testing.assert_array_equal(outputs[task], prediction)
+
+
+@pytest.mark.parametrize("sequence", [list, tuple])
+def test_sequences_go_by_the_order_of_the_tasks(batch, sequence):
+    predictions, targets = (sequence(part[task] for task in tasks()) for part in batch)
+    # The order of the tasks is not that of the alphabet.
+    by_name = added_loss(UncertaintyWeighting(tasks()), *batch)
+    assert added_loss(UncertaintyWeighting(tasks()), predictions, targets) == pytest.approx(by_name)
+
+
+def test_one_task_needs_no_structure(batch):
+    predictions, targets = batch
+    layer = UncertaintyWeighting({"pose": Gaussian(initial_sigma=2.0)})
+    expected = element_nlls(*batch)["pose"].mean()
+    assert added_loss(layer, predictions["pose"], targets["pose"]) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_fifty_tasks_add_up():
+    rng = np.random.default_rng(0)
+    names = [f"task_{index}" for index in range(50)]
+    sigmas = rng.uniform(0.1, 10.0, size=50)
+    predictions, targets = ({name: rng.normal(size=(8, 1)) for name in names} for _ in range(2))
+    layer = UncertaintyWeighting(
+        {name: Gaussian(initial_sigma=sigma) for name, sigma in zip(names, sigmas, strict=True)}
+    )
+    expected = sum(
+        gaussian_nll(targets[name], predictions[name], sigma).mean()
+        for name, sigma in zip(names, sigmas, strict=True)
+    )
+    assert added_loss(layer, predictions, targets) == pytest.approx(expected, rel=1e-5)
+    assert len(layer.trainable_weights) == 1
+
+
+def test_scalars_fit_columns():
+    y, f = np.array([1.0, 2.0, 4.0]), np.array([[1.5], [1.0], [3.0]])
+    layer = UncertaintyWeighting({"a": Gaussian(initial_sigma=1.0)})
+    # A silent broadcast of (3,) over (3, 1) would average nine differences.
+    expected = gaussian_nll(y, f[:, 0], 1.0).mean()
+    assert added_loss(layer, f, y) == pytest.approx(expected)
+    assert added_loss(layer, f[:, 0], y[:, None]) == pytest.approx(expected)
+
+
+def test_loss_weights_multiply_the_tasks_losses(batch):
+    layer = UncertaintyWeighting(tasks(), loss_weights={"pose": 3.0, "classes": 0.0})
+    nlls = {task: nll.mean() for task, nll in element_nlls(*batch).items()}
+    expected = nlls["depth"] + 3.0 * nlls["pose"]
+    assert added_loss(layer, *batch) == pytest.approx(expected, rel=1e-5)
+
+
+def sample_weights():
+    return np.array([0.0, 1.0, 2.0, 0.5, 0.0, 3.0], "float32")
+
+
+def element_weights():
+    return np.random.default_rng(3).uniform(0, 2, size=(6, 4, 5)).astype("float32")
+
+
+@pytest.mark.parametrize("weights_of_depth", [sample_weights, element_weights])
+@pytest.mark.parametrize("with_missing", [False, True])
+@pytest.mark.parametrize("with_loss_weights", [False, True])
+def test_weights_and_missing_values_alone_and_together(
+    batch, weights_of_depth, with_missing, with_loss_weights
+):
+    predictions, targets = batch
+    nlls = element_nlls(*batch)
+    weights = {
+        "depth": weights_of_depth(),
+        "pose": sample_weights()[:, None],
+        "classes": np.ones(6, "float32"),
+    }
+    elements = {
+        "depth": np.broadcast_to(
+            weights["depth"].reshape(*weights["depth"].shape, *[1] * (4 - weights["depth"].ndim)),
+            nlls["depth"].shape,
+        ).copy(),
+        "pose": np.broadcast_to(weights["pose"], nlls["pose"].shape).copy(),
+        "classes": np.ones_like(nlls["classes"]),
+    }
+    if with_missing:
+        rng = np.random.default_rng(1)
+        for task, value in (("depth", np.nan), ("pose", -1.0), ("classes", 255)):
+            hidden = rng.random(targets[task].shape) < 0.4
+            targets[task][hidden] = value
+            elements[task][hidden] = 0.0
+    loss_weights = {"depth": 1.0, "pose": 0.25, "classes": 4.0} if with_loss_weights else {}
+    expected = sum(
+        loss_weights.get(task, 1.0) * np.average(nlls[task], weights=elements[task])
+        for task in nlls
+    )
+    missing = {"depth": np.nan, "pose": -1, "classes": 255} if with_missing else {}
+    layer = UncertaintyWeighting(tasks(**missing), loss_weights=loss_weights)
+    assert added_loss(layer, predictions, targets, weights) == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_tensor_of_sample_weights_serves_all_tasks(batch):
+    one = added_loss(UncertaintyWeighting(tasks()), *batch, sample_weights())
+    each = dict.fromkeys(tasks(), sample_weights())
+    assert one == pytest.approx(added_loss(UncertaintyWeighting(tasks()), *batch, each))
+
+
+def test_how_large_the_sample_weights_are_says_nothing(batch):
+    light = added_loss(UncertaintyWeighting(tasks()), *batch, sample_weights())
+    heavy = added_loss(UncertaintyWeighting(tasks()), *batch, 1000 * sample_weights())
+    assert light == pytest.approx(heavy, rel=1e-5)
+
+
+@pytest.mark.parametrize("hide", ["missing", "weight"])
+def test_a_batch_without_any_label_of_a_task(batch, hide):
+    predictions, targets = batch
+    nlls = element_nlls(*batch)
+    weights = None
+    if hide == "missing":
+        targets["pose"][:] = np.nan
+    else:
+        weights = {"depth": np.ones(6), "pose": np.zeros(6), "classes": np.ones(6)}
+    layer = UncertaintyWeighting(tasks(pose=np.nan))
+    layer.build({task: value.shape for task, value in predictions.items()})
+    inputs = {task: tf.Variable(value) for task, value in predictions.items()}
+    with tf.GradientTape() as tape:
+        loss = layer.combined_loss(
+            {task: tf.convert_to_tensor(value) for task, value in inputs.items()},
+            targets,
+            weights,
+            training=True,
+        )
+    gradients = tape.gradient(loss, [layer.log_variance, inputs["pose"], inputs["depth"]])
+    assert float(loss) == pytest.approx(nlls["depth"].mean() + nlls["classes"].mean(), rel=1e-5)
+    assert gradients[0][1] == 0 and gradients[0][0] != 0
+    np.testing.assert_array_equal(gradients[1], 0)
+    assert np.all(np.isfinite(gradients[2]))
+
+
+def test_per_channel_is_the_mean_over_all_elements_of_all_channels():
+    rng = np.random.default_rng(0)
+    y, f = rng.normal(size=(2, 50, 3))
+    y[rng.random(y.shape) < [0.1, 0.5, 0.9]] = np.nan
+    sigmas = [0.5, 1.0, 4.0]
+    layer = UncertaintyWeighting(
+        {"a": Gaussian(per_channel=True, initial_sigma=sigmas, missing=np.nan)}
+    )
+    expected = np.nanmean(gaussian_nll(y, f, np.array(sigmas)))
+    assert added_loss(layer, f, y) == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(layer.sigmas()["a"], sigmas, rtol=1e-6)
+    np.testing.assert_allclose(layer.task_weights()["a"], 0.5 / np.square(sigmas), rtol=1e-6)
+
+
+def test_sigmas_and_task_weights_are_numbers_in_the_units_of_the_tasks():
+    layer = UncertaintyWeighting(
+        {
+            "gaussian": Gaussian(initial_sigma=4.0),
+            "laplace": Laplace(initial_sigma=4.0),
+            "approximate": Categorical(approximate=True, initial_sigma=4.0),
+            "exact": Bernoulli(initial_sigma=4.0),
+            "gibbs": Gibbs("huber", initial_sigma=4.0),
+        },
+        loss_weights={"gibbs": 2.0},
+    )
+    layer.build({**dict.fromkeys(layer.tasks, (None, 1)), "approximate": (None, 3)})
+    assert layer.sigmas() == pytest.approx(dict.fromkeys(layer.tasks, 4.0))
+    assert layer.task_weights() == pytest.approx(
+        {
+            "gaussian": 1 / (2 * 16),
+            "laplace": np.sqrt(2) / 4,
+            "approximate": 1 / 16,
+            "exact": 1 / 16,
+            "gibbs": 2 / 16,
+        }
+    )
+
+
+class TestStart:
+    """`initial_sigma=None`."""
+
+    def layer(self, **keywords):
+        return UncertaintyWeighting(
+            {
+                "metres": Gaussian(),
+                "millimetres": Laplace(missing=np.nan),
+                "classes": Categorical(),
+                "rough": Categorical(approximate=True),
+                "channels": Gaussian(per_channel=True),
+            },
+            **keywords,
+        )
+
+    def data(self):
+        rng = np.random.default_rng(0)
+        y = {
+            "metres": rng.normal(size=(32, 1)) * 1e3,
+            "millimetres": rng.normal(size=(32, 2)) * 1e-3,
+            "classes": rng.integers(0, 3, size=32),
+            "rough": rng.integers(0, 3, size=32),
+            "channels": rng.normal(size=(32, 3)) * [0.1, 1.0, 10.0],
+        }
+        f = {task: np.zeros_like(y[task]) for task in ("metres", "millimetres", "channels")}
+        f |= {task: rng.normal(size=(32, 3)) for task in ("classes", "rough")}
+        return f, y
+
+    def closed_forms(self, f, y):
+        return {
+            "metres": np.sqrt(np.mean(y["metres"] ** 2)),
+            "millimetres": np.sqrt(2) * np.mean(np.abs(y["millimetres"])),
+            "classes": 1.0,
+            "rough": np.sqrt(2 * categorical_nll(y["rough"], f["rough"], 1.0).mean()),
+            "channels": np.sqrt(np.mean(y["channels"] ** 2, axis=0)),
+        }
+
+    def assert_sigmas(self, layer, expected):
+        for task, sigma in layer.sigmas().items():
+            np.testing.assert_allclose(sigma, expected[task], rtol=1e-5, err_msg=task)
+
+    def test_the_first_training_batch_sets_sigma_to_its_optimum(self):
+        f, y = self.data()
+        layer = self.layer()
+        layer(f, y, training=True)
+        self.assert_sigmas(layer, self.closed_forms(f, y))
+
+    def test_later_batches_do_not(self):
+        f, y = self.data()
+        layer = self.layer()
+        layer(f, y, training=True)
+        layer(
+            f,
+            {task: 10 * value for task, value in y.items() if value.dtype == float}
+            | {task: y[task] for task in ("classes", "rough")},
+            training=True,
+        )
+        self.assert_sigmas(layer, self.closed_forms(f, y))
+
+    def test_evaluation_starts_nothing(self):
+        f, y = self.data()
+        layer = self.layer()
+        layer(f, y, training=False)
+        self.assert_sigmas(layer, dict.fromkeys(y, 1.0))
+
+    def test_nor_does_a_frozen_layer(self):
+        f, y = self.data()
+        layer = self.layer(trainable=False)
+        layer(f, y, training=True)
+        self.assert_sigmas(layer, dict.fromkeys(y, 1.0))
+
+    def test_a_task_starts_from_the_first_batch_that_observes_it(self):
+        f, y = self.data()
+        layer = self.layer()
+        unlabelled = y | {"millimetres": np.full_like(y["millimetres"], np.nan)}
+        layer(f, unlabelled, training=True)
+        self.assert_sigmas(layer, self.closed_forms(f, y) | {"millimetres": 1.0})
+        layer(f, y, training=True)
+        self.assert_sigmas(layer, self.closed_forms(f, y))
+
+    def test_a_perfect_first_batch_leaves_everything_finite(self):
+        layer = UncertaintyWeighting({"a": Gaussian(), "b": Laplace()})
+        zeros = {"a": np.zeros((4, 1)), "b": np.zeros((4, 1))}
+        assert np.isfinite(added_loss(layer, zeros, zeros, training=True))
+        assert all(np.isfinite(sigma) and sigma > 0 for sigma in layer.sigmas().values())
+
+    def test_at_its_start_a_log_variance_has_no_gradient_at_all(self):
+        # Adam makes a full step of a rounding error, another one on each device.
+        f, y = self.data()
+        layer = self.layer()
+        layer.build({task: value.shape for task, value in f.items()})
+        with tf.GradientTape() as tape:
+            loss = layer.combined_loss(f | {"metres": f["metres"] + 1 / 3}, y, training=True)
+        gradient = tape.gradient(loss, layer.log_variance)
+        exact = 2  # The task "classes" starts from σ = 1, wherever its optimum is.
+        np.testing.assert_array_equal(np.delete(gradient, exact), 0)
+        assert gradient[exact] != 0
+
+
+class TestTypes:
+    @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
+    def test_losses_and_log_variances_are_single_precision(self, policy):
+        keras.config.set_dtype_policy(policy)
+        try:
+            layer = UncertaintyWeighting({"a": Gaussian(initial_sigma=1000.0)})
+        finally:
+            keras.config.set_dtype_policy("float32")
+        # The square of 300 overflows half precision, and 0.25 is below the steps of its 4096.
+        predictions = tf.fill((4, 1), tf.cast(4096.0, layer.compute_dtype))
+        targets = tf.fill((4, 1), 4096.0 - 300.25)
+        outputs = layer(predictions, targets)
+        assert outputs.dtype == predictions.dtype
+        assert layer.log_variance.dtype == "float32"
+        assert layer.losses[0].dtype == tf.float32
+        expected = gaussian_nll(4096.0 - 300.25, 4096.0, 1000.0)
+        assert float(layer.losses[0]) == pytest.approx(expected, rel=1e-6)
+
+    def test_double_precision_where_it_is_asked_for(self):
+        layer = UncertaintyWeighting({"a": Gaussian(initial_sigma=1.0)}, dtype="float64")
+        layer(np.full((2, 1), 1.0), np.full((2, 1), 1.0 + 1e-12))
+        assert layer.losses[0].dtype == tf.float64 and float(layer.losses[0]) > 0
+
+    @pytest.mark.parametrize("dtype", ["uint8", "int8", "int64", "float32"])
+    def test_a_missing_value_keeps_its_sign_whatever_the_labels_type(self, dtype):
+        labels = np.array([0, 1, 2, 1]).astype(dtype)
+        logits = np.random.default_rng(0).normal(size=(4, 3))
+        layer = UncertaintyWeighting({"a": Categorical(missing=-1)})
+        expected = categorical_nll(labels.astype(int), logits, 1.0)
+        assert added_loss(layer, logits, labels) == pytest.approx(expected.mean(), rel=1e-5)
+        if dtype != "uint8":
+            labels[0] = -1
+            assert added_loss(layer, logits, labels) == pytest.approx(expected[1:].mean(), rel=1e-5)
+
+
+class TestTargetInputs:
+    def test_have_the_shapes_dtypes_and_names_that_the_likelihoods_expect(self):
+        predictions = {
+            "number": keras.Input((1,)),
+            "image": keras.Input((None, 8, 3)),
+            "ids": keras.Input((4, 5)),
+            "one_hot": keras.Input((5,), batch_size=16),
+            "flags": keras.Input((6,)),
+        }
+        layer = UncertaintyWeighting(
+            {
+                "number": "mse",
+                "image": Laplace(),
+                "ids": Categorical(),
+                "one_hot": Categorical(sparse=False),
+                "flags": Bernoulli(),
+            }
+        )
+        inputs = layer.target_inputs(predictions)
+        assert {task: (t.name, t.shape, t.dtype) for task, t in inputs.items()} == {
+            "number": ("number_target", (None, 1), "float32"),
+            "image": ("image_target", (None, None, 8, 3), "float32"),
+            "ids": ("ids_target", (None, 4), "int32"),
+            "one_hot": ("one_hot_target", (16, 5), "float32"),
+            "flags": ("flags_target", (None, 6), "float32"),
+        }
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Quartic(Likelihood):
+    """¼ · ((y - f) / σ)⁴ + ½ · log σ²"""
+
+    scale, power = 0.25, 2.0
+
+    def loss(self, targets, predictions):
+        return (targets - predictions) ** 4
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class StudentT(Likelihood):
+    """A likelihood whose σ does not just multiply its loss."""
+
+    def __init__(self, degrees_of_freedom=4.0, **kwargs):
+        super().__init__(**kwargs)
+        self.degrees_of_freedom = degrees_of_freedom
+
+    def loss(self, targets, predictions):
+        return abs(targets - predictions)
+
+    def negative_log_likelihood(self, targets, predictions, log_variance):
+        nu = self.degrees_of_freedom
+        residual = (targets - predictions) ** 2 * keras.ops.exp(-log_variance)
+        return 0.5 * (nu + 1) * keras.ops.log1p(residual / nu) + 0.5 * log_variance
+
+    def get_config(self):
+        return {"degrees_of_freedom": self.degrees_of_freedom, **super().get_config()}
+
+
+def test_users_likelihoods():
+    rng = np.random.default_rng(0)
+    y, f = rng.normal(size=(2, 20, 1))
+    layer = UncertaintyWeighting(
+        {"t": StudentT(5.0, initial_sigma=2.0), "q": Quartic(initial_sigma=0.5)}
+    )
+    t = -stats.t.logpdf(y, 5.0, f, 2.0)
+    constant = -stats.t.logpdf(0.0, 5.0, 0.0, 1.0)
+    expected = np.mean(t) - constant + np.mean(0.25 * ((y - f) / 0.5) ** 4) + np.log(0.5)
+    assert added_loss(layer, [f, f], [y, y]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_config_makes_the_same_layer():
+    layer = UncertaintyWeighting(
+        {
+            "z": StudentT(7.0, missing=-1),
+            "a": keras.losses.Huber(delta=2.0),
+            "m": Categorical(sparse=False, approximate=True),
+            "b": "mae",
+        },
+        loss_weights={"a": 2.0},
+        name="weights",
+    )
+    config = keras.saving.serialize_keras_object(layer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert keras.saving.serialize_keras_object(again) == config
+    assert list(again.tasks) == ["z", "a", "m", "b"] and again.name == "weights"
+    assert again.tasks["z"].degrees_of_freedom == 7.0
+    assert again.loss_weights["a"] == 2.0
+    assert isinstance(again.tasks["b"], Laplace)
