@@ -1,7 +1,8 @@
-"""How a task's noise is distributed: the raw loss of an element, and its negative log-likelihood."""
+"""How a task's noise is distributed: an element's raw loss and negative log-likelihood."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from numbers import Real
@@ -482,8 +483,8 @@ class Gibbs(Likelihood):
         missing: float | None = None,
     ) -> None:
         super().__init__(initial_sigma=initial_sigma, missing=missing)
-        self.keras_loss = keras.losses.get(loss)
-        if not callable(self.keras_loss):
+        self.keras_loss = _get_keras_loss(loss)
+        if self.keras_loss is None:
             raise ValueError(
                 "Gibbs expects a Keras loss, its name or config, or a function of "
                 f"(y_true, y_pred). Received: loss={loss!r}"
@@ -523,10 +524,7 @@ def get(identifier: Any) -> Likelihood:
         identifier = keras.saving.deserialize_keras_object(identifier)
         if isinstance(identifier, Likelihood):
             return identifier
-    try:
-        loss = None if isinstance(identifier, type) else keras.losses.get(identifier)
-    except (TypeError, ValueError):
-        loss = None
+    loss = _get_keras_loss(identifier)
     if loss is None:
         raise ValueError(
             "Expected a likelihood, such as Gaussian() or Categorical(), or a Keras loss, its "
@@ -542,6 +540,15 @@ _LOSS_OF_FUNCTION = {
     keras.losses.categorical_crossentropy: keras.losses.CategoricalCrossentropy,
     keras.losses.sparse_categorical_crossentropy: keras.losses.SparseCategoricalCrossentropy,
 }
+
+
+def _get_keras_loss(identifier: Any) -> Any:
+    """The Keras loss, or the loss function, that an identifier stands for, or `None`."""
+    try:
+        loss = keras.losses.get(identifier)
+    except (TypeError, ValueError):
+        return None
+    return loss if isinstance(loss, keras.losses.Loss) or inspect.isroutine(loss) else None
 
 
 def _from_keras_loss(loss: Any) -> Likelihood:

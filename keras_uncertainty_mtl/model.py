@@ -1,4 +1,4 @@
-"""Functional models: one that trains with uncertainty weighting, and one without any trace of it."""
+"""Functional models: one that trains with the weighting, and one without any trace of it."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class MultiTaskModel(keras.Model):
         """
         if loss is not None:
             raise ValueError(
-                "MultiTaskModel.compile() takes no `loss`: hand the losses to the weighting "
-                "instead, `MultiTaskModel(inputs, outputs, UncertaintyWeighting({task: loss, …}))`. "
+                "MultiTaskModel.compile() takes no `loss`: hand the losses to the weighting, "
+                "`MultiTaskModel(inputs, outputs, UncertaintyWeighting({task: loss, …}))`. "
                 f"Received: loss={loss!r}"
             )
         if loss_weights is not None:
@@ -118,7 +118,7 @@ class MultiTaskModel(keras.Model):
         return loss
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Exports the network alone, without targets and log-variances; see `keras.Model.export`."""
+        """Exports the network alone, without log-variances; see `keras.Model.export`."""
         inference_model(self).export(filepath, *args, **kwargs)
 
 
@@ -200,6 +200,6 @@ def _exclude_from_weight_decay(optimizer: Any, variable: Any) -> None:
     optimizer that is built, so this adds to the set that it keeps.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    excluded = getattr(optimizer, "_exclude_from_weight_decay", set())
+    excluded: set[Any] = getattr(optimizer, "_exclude_from_weight_decay", set())
     optimizer._exclude_from_weight_decay = {*excluded, optimizer._var_key(variable)}
     optimizer._exclude_from_weight_decay_cache = {}

@@ -51,7 +51,7 @@ def match_leading_axes(tensor: Tensor, expected: Shape) -> Tensor | None:
     if len(shape) != len(expected):
         return None
     fits = (
-        size == 1 and axis > 0 or _same_size(size, expected[axis])
+        (size == 1 and axis > 0) or _same_size(size, expected[axis])
         for axis, size in enumerate(shape)
     )
     return tensor if all(fits) else None

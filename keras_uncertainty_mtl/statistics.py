@@ -33,7 +33,7 @@ class TaskStatistics(keras.metrics.Metric):
         """Adds a batch.
 
         Args:
-            losses: Vector of the tasks' sums of raw losses, `Σ w·ℓ`.
+            losses: Vector of the tasks' sums of raw losses, `Σ w·L`.
             weights: Vector of the tasks' sums of weights, `Σ w`.
         """
         self._sums.assign_add(ops.cast(ops.stack([losses, weights]), self.dtype))

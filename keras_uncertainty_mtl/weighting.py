@@ -42,7 +42,7 @@ class UncertaintyWeighting(keras.layers.Layer):
     The exact classification likelihoods put `exp(-s)` inside of their softmax instead. The sum is a
     negative log-likelihood, so it becomes negative when the noise is small; that is right.
 
-    The mean is over observed elements, `Σ w·ℓ / Σ w` with sample weights: an element whose target
+    The mean is over observed elements, `Σ w·L / Σ w` with sample weights: an element whose target
     is missing, which a Keras mask leaves out, or whose weight is zero contributes nothing. A batch
     without any observed element of a task leaves its log-variance alone.
 

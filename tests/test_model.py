@@ -1,4 +1,4 @@
-"""Models that train with `fit`, are saved, and leave the weighting behind when they are exported."""
+"""Models that train with `fit`, are saved, and leave the weighting behind when exported."""
 
 import subprocess
 import sys
@@ -151,7 +151,7 @@ class TestFit:
         x, y = data(96)
         model = multi_task_model(list, metrics={"classes": ["accuracy"]})
         reported = model.evaluate(x, list(y.values()), batch_size=32, return_dict=True, verbose=0)
-        stock = keras.Model(model.input, model.output)
+        stock = inference_model(model)
         labelled = ~np.isnan(y["price"][:, 0])
         stock.compile(
             loss=["mse", keras.losses.SparseCategoricalCrossentropy(from_logits=True), None],
@@ -269,9 +269,9 @@ class TestFit:
         finally:
             keras.config.set_dtype_policy("float32")
         x, y = np.zeros((2, 1)), np.full((2, 1), 70001.25)
-        for model, given in ((model, (x, {"a": y})), (layer, ({"x": x, "a_target": y},))):
-            model.compile()
-            assert model.evaluate(*given, verbose=0, return_dict=True)["a_loss"] == 70001.25
+        for one, given in ((model, (x, {"a": y})), (layer, ({"x": x, "a_target": y},))):
+            one.compile()
+            assert one.evaluate(*given, verbose=0, return_dict=True)["a_loss"] == 70001.25
 
 
 class TestMasks:
@@ -339,7 +339,8 @@ class TestMasks:
         model = MultiTaskModel(*self.network(), {"tags": Categorical(), "mean": Gaussian()})
         model.compile(keras.optimizers.Adam(0.05))
         history = fit(model, tokens, y, epochs=20)
-        assert history["tags_loss"][-1] < 0.1 and history["mean_loss"][-1] < 1.5
+        assert history["tags_loss"][-1] < 0.1
+        assert history["mean_loss"][-1] < 1.5
 
 
 class TestSaving:
@@ -358,7 +359,7 @@ class TestSaving:
         assert_equal_weights(model, loaded)
 
     def test_another_process_loads_it_in_safe_mode(self, tmp_path):
-        x, y = data()
+        x, _y = data()
         likelihoods = tasks() | {"metres": keras.losses.Huber(delta=3.0), "price": "log_cosh"}
         model = multi_task_model(likelihoods=likelihoods)
         model.save(tmp_path / "m.keras")
@@ -423,8 +424,10 @@ class TestSaving:
         fit(model, x, y)
         model.save(tmp_path / "m.keras")
         loaded = keras.saving.load_model(tmp_path / "m.keras").weighting.tasks
-        assert isinstance(loaded["metres"], Cubic) and loaded["metres"].initial_sigma == 5.0
-        assert isinstance(loaded["classes"], Categorical) and loaded["classes"].missing == 7
+        assert isinstance(loaded["metres"], Cubic)
+        assert loaded["metres"].initial_sigma == 5.0
+        assert isinstance(loaded["classes"], Categorical)
+        assert loaded["classes"].missing == 7
         assert isinstance(loaded["price"].keras_loss, keras.losses.LogCosh)
         assert np.isnan(loaded["price"].missing)
 
@@ -452,7 +455,8 @@ class TestExport:
             signature = loaded.signatures["serving_default"]
             assert list(signature.structured_input_signature[1]) == ["x"]
             names = [variable.name for variable in loaded.variables]
-            assert len(names) == 8 and not any("log_variance" in name for name in names)
+            assert len(names) == 8
+            assert not any("log_variance" in name for name in names)
             stored = {
                 name for name, _ in tf.train.list_variables(directory / "variables/variables")
             }
@@ -593,7 +597,8 @@ class TestOptimizers:
         private = keras.optimizers.AdamW()
         _exclude_from_weight_decay(private, variable)
         assert private._exclude_from_weight_decay == public._exclude_from_weight_decay
-        assert not private._use_weight_decay(variable) and private._use_weight_decay(other)
+        assert not private._use_weight_decay(variable)
+        assert private._use_weight_decay(other)
 
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
     def test_frozen_is_frozen(self, make):

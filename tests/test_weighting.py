@@ -75,7 +75,7 @@ def element_nlls(predictions, targets):
 
 
 def test_adds_the_sum_of_the_tasks_mean_negative_log_likelihoods(batch):
-    predictions, targets = batch
+    _predictions, _targets = batch
     expected = sum(np.mean(nll) for nll in element_nlls(*batch).values())
     assert added_loss(UncertaintyWeighting(tasks()), *batch) == pytest.approx(expected, rel=1e-5)
 
@@ -216,7 +216,8 @@ def test_a_batch_without_any_label_of_a_task(batch, hide):
         )
     gradients = tape.gradient(loss, [layer.log_variance, inputs["pose"], inputs["depth"]])
     assert float(loss) == pytest.approx(nlls["depth"].mean() + nlls["classes"].mean(), rel=1e-5)
-    assert gradients[0][1] == 0 and gradients[0][0] != 0
+    assert gradients[0][1] == 0
+    assert gradients[0][0] != 0
     np.testing.assert_array_equal(gradients[1], 0)
     assert np.all(np.isfinite(gradients[2]))
 
@@ -379,7 +380,8 @@ class TestTypes:
     def test_double_precision_where_it_is_asked_for(self):
         layer = UncertaintyWeighting({"a": Gaussian(initial_sigma=1.0)}, dtype="float64")
         layer(np.full((2, 1), 1.0), np.full((2, 1), 1.0 + 1e-12))
-        assert layer.losses[0].dtype == tf.float64 and float(layer.losses[0]) > 0
+        assert layer.losses[0].dtype == tf.float64
+        assert float(layer.losses[0]) > 0
 
     @pytest.mark.parametrize("dtype", ["uint8", "int8", "int64", "float32"])
     def test_a_missing_value_keeps_its_sign_whatever_the_labels_type(self, dtype):
@@ -477,7 +479,8 @@ def test_config_makes_the_same_layer():
     config = keras.saving.serialize_keras_object(layer)
     again = keras.saving.deserialize_keras_object(config)
     assert keras.saving.serialize_keras_object(again) == config
-    assert list(again.tasks) == ["z", "a", "m", "b"] and again.name == "weights"
+    assert list(again.tasks) == ["z", "a", "m", "b"]
+    assert again.name == "weights"
     assert again.tasks["z"].degrees_of_freedom == 7.0
     assert again.loss_weights["a"] == 2.0
     assert isinstance(again.tasks["b"], Laplace)
