@@ -1,0 +1,23 @@
+"""Every code block of README runs, from the first to the last as a reader would run them."""
+
+import re
+from pathlib import Path
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_code_blocks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "readme"}
+    for block in BLOCKS:
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert (tmp_path / "model.keras").exists()
+    assert (tmp_path / "saved_model").is_dir()
+    assert (tmp_path / "saved_model_of_the_layer").is_dir()
+
+
+def test_every_block_names_its_language():
+    # A block without one would not be run.
+    assert set(re.findall(r"^```(\w*)$", README, flags=re.MULTILINE)) <= {"", "python", "sh", "text"}
+    assert len(re.findall(r"^```\w", README, flags=re.MULTILINE)) * 2 == README.count("```")
