@@ -101,9 +101,13 @@ def _scale_axes(axes: Axes) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if all(value > 0 for line in axes.lines for value in line.get_ydata()):
+    smallest, largest = axes.dataLim.intervaly
+    if smallest > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        several_decades = largest > 10 * smallest
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5)) if several_decades else MaxNLocator(5)
+        )
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)

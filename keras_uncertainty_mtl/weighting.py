@@ -128,7 +128,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._loss_weight = self._each_entry(self.loss_weights.values())
         self._scale = self._each_entry(likelihood.scale for likelihood in self.tasks.values())
         self._power = self._each_entry(likelihood.power for likelihood in self.tasks.values())
-        self._weights_loss = self._each_entry(
+        # 0 where a likelihood is to be summed element by element, as its σ does more than multiply
+        # the mean loss. As a factor of the exponent too, it keeps `0 · inf` out.
+        self._multiplies = self._each_entry(
             likelihood.weights_loss for likelihood in self.tasks.values()
         )
         self._statistics = TaskStatistics(list(self.tasks), self._task_sigmas)
@@ -187,12 +189,16 @@ class UncertaintyWeighting(keras.layers.Layer):
         Returns:
             Scalar tensor.
         """
-        predictions, targets, weights = self._named(predictions, targets, sample_weight)
+        predictions, targets, sample_weight = self._named(predictions, targets, sample_weight)
         batches = {}
         for task, likelihood in self.tasks.items():
             with naming_task(task):
                 batches[task] = Observations.of(
-                    likelihood, predictions[task], targets[task], weights[task], self._loss_dtype
+                    likelihood,
+                    predictions[task],
+                    targets[task],
+                    sample_weight[task],
+                    self._loss_dtype,
                 )
         sums, totals = map(
             _concatenate, zip(*(batch.loss_sums() for batch in batches.values()), strict=True)
@@ -202,9 +208,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         totals = sum_over_replicas(totals)
         means = global_mean(sums, totals)
         log_variance = self._start(means, totals, training)
-        negative_log_likelihoods = self._weights_loss * (
-            self._scale * ops.exp(-self._power * log_variance) * means + 0.5 * log_variance
-        )
+        weights = self._scale * ops.exp(-self._power * self._multiplies * log_variance)
+        negative_log_likelihoods = self._multiplies * (weights * means + 0.5 * log_variance)
         # A task's mean is over all its elements, whichever channel they are in.
         task_totals = ops.take(self._sum_by_task(totals), self._task_of_entry)
         shares = self._loss_weight * ops.divide_no_nan(totals, task_totals)
@@ -216,7 +221,7 @@ class UncertaintyWeighting(keras.layers.Layer):
                 batches[task].negative_log_likelihood_sum(self._of_task(log_variance, task))
                 for task in exact
             )
-            entries = np.flatnonzero(self._weights_loss == 0)
+            entries = np.flatnonzero(self._multiplies == 0)
             means = global_mean(sums, ops.take(totals, entries))
             loss += ops.sum(ops.take(shares, entries) * means)
         return loss
