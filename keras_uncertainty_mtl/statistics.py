@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,29 +19,43 @@ class TaskStatistics(keras.metrics.Metric):
 
     Args:
         tasks: Names of the tasks.
-        sigmas: Function that returns the σ of the tasks, a vector.
     """
 
-    def __init__(self, tasks: list[str], sigmas: Callable[[], Tensor]) -> None:
+    def __init__(self, tasks: list[str]) -> None:
         super().__init__(name="tasks", dtype="float32")
         self._tasks = tasks
-        self._sigmas = sigmas
+        self._has_batches = False
         self._sums = self.add_variable((2, len(tasks)), initializer="zeros", name="sums")
+        # While JAX trains, a metric can read its own variables alone: σ has to be handed over.
+        self._sigmas = self.add_variable(
+            (len(tasks),), initializer="zeros", aggregation="only_first_replica", name="sigmas"
+        )
 
-    def update_state(self, losses: Tensor, weights: Tensor) -> None:
+    def update_state(self, losses: Tensor, weights: Tensor, sigmas: Tensor) -> None:
         """Adds a batch.
 
         Args:
             losses: Vector of the tasks' sums of raw losses, `Σ w·L`.
             weights: Vector of the tasks' sums of weights, `Σ w`.
+            sigmas: Vector of the tasks' σ.
         """
+        self._has_batches = True
         self._sums.assign_add(ops.cast(ops.stack([losses, weights]), self.dtype))
+        self._sigmas.assign(ops.cast(sigmas, self.dtype))
 
     def result(self) -> dict[str, Tensor]:
-        """The tasks' mean raw losses, 0 for a task that was not observed, and their σ."""
+        """The tasks' mean raw losses, 0 for a task that was not observed, and their last σ.
+
+        Nothing where no batch is ever added, as in a model that does not train.
+        """
+        if not self._has_batches:
+            return {}
         losses, weights = ops.unstack(ops.convert_to_tensor(self._sums), axis=0)
-        means = ops.unstack(ops.divide_no_nan(losses, weights), num=len(self._tasks))
-        sigmas = ops.unstack(self._sigmas(), num=len(self._tasks))
-        return {f"{task}_loss": mean for task, mean in zip(self._tasks, means, strict=True)} | {
-            f"{task}_sigma": sigma for task, sigma in zip(self._tasks, sigmas, strict=True)
+        results = {"loss": ops.divide_no_nan(losses, weights), "sigma": self._sigmas}
+        return {
+            f"{task}_{name}": value
+            for name, values in results.items()
+            for task, value in zip(
+                self._tasks, ops.unstack(ops.convert_to_tensor(values)), strict=True
+            )
         }

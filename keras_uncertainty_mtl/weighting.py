@@ -20,8 +20,8 @@ from keras_uncertainty_mtl.structures import by_task, naming_task
 
 Tensor = Any
 
-# An optimizer such as Adam moves a weight by about one learning rate a step, which is far too slow
-# for a logarithm. The trainable weight therefore counts this many times in the log-variance.
+# Adam and its like move a weight by about one learning rate a step, whatever its gradient, which is
+# far too slow for a logarithm. The trainable weight therefore counts this many times in it.
 STEP_SCALE = 10.0
 
 # The smallest mean loss that the closed form is taken of, so that a perfect first batch has one.
@@ -133,7 +133,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._multiplies = self._each_entry(
             likelihood.weights_loss for likelihood in self.tasks.values()
         )
-        self._statistics = TaskStatistics(list(self.tasks), self._task_sigmas)
+        self._statistics = TaskStatistics(list(self.tasks))
 
     def call(
         self,
@@ -144,7 +144,9 @@ class UncertaintyWeighting(keras.layers.Layer):
     ) -> Any:
         """Adds the combined loss, if there are targets, and returns the predictions."""
         if targets is not None:
-            loss = self.combined_loss(predictions, targets, sample_weight, training)
+            # JAX drops what a layer's call does to a metric, so it would report zeros.
+            report = keras.backend.backend() != "jax"
+            loss = self.combined_loss(predictions, targets, sample_weight, training, report)
             if num_replicas() > 1:
                 # Keras keeps what `add_loss` adds in one list for all replicas, and these have just
                 # waited for each other, so that it may hold another one's loss.
@@ -175,8 +177,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         targets: Any,
         sample_weight: Any = None,
         training: bool = False,
+        report: bool = True,
     ) -> Tensor:
-        """The combined negative log-likelihood of a batch; updates what is reported of the tasks.
+        """The combined negative log-likelihood of a batch.
 
         A model that returns its loss, rather than adding it, calls this instead of the layer.
 
@@ -185,6 +188,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             targets: As in the call of the layer.
             sample_weight: As in the call of the layer.
             training: Whether log-variances may start from this batch.
+            report: Whether the batch counts in what Keras reports of the tasks.
 
         Returns:
             Scalar tensor.
@@ -203,16 +207,21 @@ class UncertaintyWeighting(keras.layers.Layer):
         sums, totals = map(
             _concatenate, zip(*(batch.loss_sums() for batch in batches.values()), strict=True)
         )
-        self._statistics.update_state(self._sum_by_task(sums), self._sum_by_task(totals))
+        losses, weights = self._sum_by_task(sums), self._sum_by_task(totals)
 
         totals = sum_over_replicas(totals)
         means = global_mean(sums, totals)
         log_variance = self._start(means, totals, training)
-        weights = self._scale * ops.exp(-self._power * self._multiplies * log_variance)
-        negative_log_likelihoods = self._multiplies * (weights * means + 0.5 * log_variance)
+        if report:
+            self._statistics.update_state(losses, weights, self._task_sigmas(log_variance))
+
+        precision = ops.exp(ops.multiply(-self._power * self._multiplies, log_variance))
+        negative_log_likelihoods = ops.multiply(
+            self._multiplies, ops.multiply(self._scale, precision) * means + 0.5 * log_variance
+        )
         # A task's mean is over all its elements, whichever channel they are in.
         task_totals = ops.take(self._sum_by_task(totals), self._task_of_entry)
-        shares = self._loss_weight * ops.divide_no_nan(totals, task_totals)
+        shares = ops.multiply(self._loss_weight, ops.divide_no_nan(totals, task_totals))
         loss = ops.sum(shares * negative_log_likelihoods)
 
         exact = [task for task, likelihood in self.tasks.items() if not likelihood.weights_loss]
@@ -302,25 +311,38 @@ class UncertaintyWeighting(keras.layers.Layer):
         )
 
     def _current_log_variance(self) -> Tensor:
-        return self.initial_log_variance + STEP_SCALE * self.log_variance
+        """The value of `initial + STEP_SCALE · weight`, the gradient of `weight / STEP_SCALE`.
+
+        So an optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step,
+        and plain gradient descent by one learning rate times `∂L/∂s`, as if `s` were the weight.
+        With the true gradient it would be `STEP_SCALE²` of them, and diverge.
+        """
+        weight = ops.convert_to_tensor(self.log_variance)
+        damped = weight / STEP_SCALE
+        step = damped + ops.stop_gradient(STEP_SCALE * weight - damped)
+        return ops.convert_to_tensor(self.initial_log_variance) + step
 
     def _start(self, means: Tensor, totals: Tensor, training: bool) -> Tensor:
         """The log-variances, those that are observed for the first time set to their optimum."""
         if not (training and self.trainable and self._starts_from_data):
             return self._current_log_variance()
+        started = ops.convert_to_tensor(self.started)
+        initial = ops.convert_to_tensor(self.initial_log_variance)
         observed = ops.not_equal(totals, 0)
-        starts = ops.logical_and(ops.logical_not(self.started), observed)
+        starts = ops.logical_and(ops.logical_not(started), observed)
         mean = ops.maximum(ops.stop_gradient(means), SMALLEST_LOSS)
-        optimum = ops.log(2.0 * self._scale * self._power * mean) / self._power
-        self.initial_log_variance.assign(ops.where(starts, optimum, self.initial_log_variance))
-        self.started.assign(ops.logical_or(self.started, observed))
+        optimum = ops.divide(
+            ops.log(ops.multiply(2.0 * self._scale * self._power, mean)), self._power
+        )
+        self.initial_log_variance.assign(ops.where(starts, optimum, initial))
+        self.started.assign(ops.logical_or(started, observed))
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
         return ops.where(starts, optimum, self._current_log_variance())
 
-    def _task_sigmas(self) -> Tensor:
+    def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
-        variances = ops.exp(self._current_log_variance())
+        variances = ops.exp(log_variance)
         return ops.sqrt(self._sum_by_task(variances) / self._sum_by_task(ops.ones_like(variances)))
 
     def _sum_by_task(self, values: Tensor) -> Tensor:

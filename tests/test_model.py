@@ -189,7 +189,9 @@ class TestFit:
         }
         assert {f"epoch_{name}" for name in names} <= tags
         for task, sigma in model.weighting.sigmas().items():
-            assert history[f"{task}_sigma"][-1] == pytest.approx(sigma)
+            # Training reports the σ that a step had, validation the one that the last step left.
+            assert history[f"{task}_sigma"][-1] == pytest.approx(sigma, rel=0.2)
+            assert history[f"val_{task}_sigma"][-1] == pytest.approx(sigma, rel=1e-5)
 
     def test_datasets_generators_and_arrays_are_the_same(self):
         x, y = data(96)

@@ -19,5 +19,10 @@ def test_code_blocks(tmp_path, monkeypatch):
 
 def test_every_block_names_its_language():
     # A block without one would not be run.
-    assert set(re.findall(r"^```(\w*)$", README, flags=re.MULTILINE)) <= {"", "python", "sh", "text"}
+    assert set(re.findall(r"^```(\w*)$", README, flags=re.MULTILINE)) <= {
+        "",
+        "python",
+        "sh",
+        "text",
+    }
     assert len(re.findall(r"^```\w", README, flags=re.MULTILINE)) * 2 == README.count("```")

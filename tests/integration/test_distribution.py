@@ -22,8 +22,10 @@ def test_mirrored_replicas_train_as_one_device_does(replicas):
     )
     for kind, trained in json.loads(process.stdout.splitlines()[-1]).items():
         one, several = (
-            {keras.tree.flatten_with_path(trained[run])[i][0]: value
-             for i, value in enumerate(keras.tree.flatten(trained[run]))}
+            {
+                keras.tree.flatten_with_path(trained[run])[i][0]: value
+                for i, value in enumerate(keras.tree.flatten(trained[run]))
+            }
             for run in ("one", "several")
         )
         assert one.keys() == several.keys()

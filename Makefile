@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# TensorFlow's start-up notes, which say nothing about this package.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint clean
+# Two installs at once into one environment would break it.
+.NOTPARALLEL:
+
+help:  ## show this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: $(VENV)/dev.installed  ## make .venv, with all that developing needs
+
+demo: $(VENV)/examples.installed  ## run examples/quickstart.py (ARGS="--epochs 5" hands arguments on)
+	@$(BIN)/python -m examples.quickstart $(ARGS)
+
+test: $(VENV)/test.installed  ## run the test suite (ARGS="-k sigma" hands arguments on)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+lint: $(VENV)/lint.installed  ## ruff and mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+clean:  ## remove all that is made here
+	rm -rf $(VENV) *.egg-info build dist quickstart_output .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp for each extra, so that each target installs no more than it needs, and only when the
+# dependencies have changed.
+$(VENV)/%.installed: setup.cfg pyproject.toml | $(VENV)/created
+	@echo "Installing the package and its '$*' extra into $(VENV), which takes a minute or two ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+# pip is upgraded because the oldest one that comes with Python 3.11 may not install editable
+# packages that have no setup.py.
+$(VENV)/created:
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade pip
+	@touch $@

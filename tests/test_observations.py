@@ -1,0 +1,215 @@
+"""Missing targets, Keras masks and sample weights, against NumPy's selection and average."""
+
+from itertools import combinations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_uncertainty_mtl import Bernoulli, Categorical, Gaussian, Gibbs, Laplace
+from keras_uncertainty_mtl.weighting import UncertaintyWeighting
+
+NAN = float("nan")
+BATCH, STEPS, CHANNELS = 5, 4, 3
+SHAPE = (BATCH, STEPS, CHANNELS)
+HUBER = keras.losses.Huber()
+
+
+def added_loss(likelihood, predictions, targets, sample_weight=None, dtype="float64", mask=None):
+    """The loss that the layer adds, and its gradient in the predictions."""
+    predictions = tf.constant(predictions)
+    weighting = UncertaintyWeighting({"task": likelihood}, dtype=dtype)
+    weighting.build(predictions.shape)
+    with tf.GradientTape() as tape:
+        tape.watch([predictions, weighting.log_variance.value])
+        outputs = tf.identity(predictions)
+        if mask is not None:
+            outputs = Masked(mask)(outputs)
+        weighting(
+            outputs,
+            tf.constant(targets),
+            None if sample_weight is None else tf.constant(sample_weight),
+        )
+        (loss,) = weighting.losses
+    return float(loss), *tape.gradient(loss, [predictions, weighting.log_variance.value])
+
+
+class Masked(keras.layers.Layer):
+    """Hands its inputs on with a mask, as an `Embedding(mask_zero=True)` does."""
+
+    def __init__(self, mask):
+        super().__init__(autocast=False)
+        self._mask = mask
+
+    def call(self, inputs):
+        return inputs
+
+    def compute_mask(self, inputs, previous_mask):
+        return tf.constant(self._mask)
+
+
+def reals(rng):
+    return rng.normal(size=SHAPE)
+
+
+def one_hot(rng):
+    return np.eye(CHANNELS)[rng.integers(CHANNELS, size=SHAPE[:-1])]
+
+
+# A likelihood, its targets, the value of a missing one, and the one that nobody should ever see.
+TASKS = {
+    "gaussian": (Gaussian, reals, NAN, NAN),
+    "laplace": (Laplace, reals, -999.0, NAN),
+    "categorical": (
+        Categorical,
+        lambda rng: rng.integers(CHANNELS, size=SHAPE[:-1]),
+        255,
+        -7,
+    ),
+    "one-hot": (lambda **kwargs: Categorical(sparse=False, **kwargs), one_hot, -1.0, NAN),
+    "bernoulli": (
+        Bernoulli,
+        lambda rng: rng.integers(2, size=SHAPE).astype("float64"),
+        -1.0,
+        NAN,
+    ),
+    "huber": (lambda **kwargs: Gibbs(HUBER, **kwargs), reals, NAN, NAN),
+}
+REASONS = ("missing", "mask", "zero weight of a sample", "zero weight of a step")
+
+
+@pytest.mark.parametrize(
+    "reasons",
+    [reasons for count in range(1, 5) for reasons in combinations(REASONS, count)],
+    ids=" and ".join,
+)
+@pytest.mark.parametrize("task", TASKS)
+def test_hidden_elements_count_for_nothing(task, reasons):
+    make, draw, missing, unseen = TASKS[task]
+    rng = np.random.default_rng(1)
+    targets, predictions = draw(rng), rng.normal(size=SHAPE)
+    likelihood = make(missing=missing if "missing" in reasons else None, initial_sigma=0.7)
+
+    # Each reason hides some steps of the sequences; the others stay visible.
+    visible = np.ones((BATCH, STEPS), bool)
+    weight, mask = np.ones((BATCH, STEPS)), None
+    holed = targets.copy()
+    if "zero weight of a sample" in reasons:
+        weight[3] = 0
+    if "zero weight of a step" in reasons:
+        weight[[0, 4], [1, 0]] = 0
+        weight[2] = [1, 2, 3, 4]
+    if "mask" in reasons:
+        mask = np.ones((BATCH, STEPS), bool)
+        mask[1, 2:] = mask[3, 3:] = mask[4, :1] = False
+        visible &= mask
+    visible &= weight != 0
+    holed[~visible] = unseen
+    if "missing" in reasons:
+        for step in ((0, 0), (1, 1), (3, 3)):
+            holed[step] = missing
+            visible[step] = False
+    if "zero weight of a step" in reasons:
+        sample_weight, shown_weight = weight, weight[visible]
+    elif "zero weight of a sample" in reasons:
+        sample_weight, shown_weight = weight[:, 0], None
+    else:
+        sample_weight, shown_weight = None, None
+
+    loss, gradient, to_log_variance = added_loss(
+        likelihood, predictions, holed, sample_weight, mask=mask
+    )
+    shown, shown_gradient, shown_to_log_variance = added_loss(
+        likelihood, predictions[visible], targets[visible], shown_weight
+    )
+    np.testing.assert_allclose(loss, shown, rtol=1e-12)
+    np.testing.assert_allclose(to_log_variance, shown_to_log_variance, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(gradient.numpy()[visible], shown_gradient, rtol=1e-10, atol=1e-15)
+    np.testing.assert_array_equal(gradient.numpy()[~visible], 0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("reason", ["missing", "mask", "weight"])
+def test_batch_that_is_all_hidden(task, reason):
+    make, draw, missing, unseen = TASKS[task]
+    rng = np.random.default_rng(1)
+    targets = np.full_like(draw(rng), missing if reason == "missing" else unseen)
+    loss, *gradients = added_loss(
+        make(missing=missing if reason == "missing" else None, initial_sigma=0.7),
+        rng.normal(size=SHAPE),
+        targets,
+        np.zeros(BATCH) if reason == "weight" else None,
+        mask=np.zeros(SHAPE[:2], bool) if reason == "mask" else None,
+    )
+    assert loss == 0
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, 0)
+
+
+# --- Weights --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(BATCH,), (BATCH, 1), (BATCH, 1, 1), (BATCH, STEPS), (BATCH, STEPS, 1), SHAPE],
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "uint8", "bool"])
+def test_weights_of_any_shape_and_dtype_average(shape, dtype):
+    rng = np.random.default_rng(2)
+    targets, predictions = rng.normal(size=SHAPE), rng.normal(size=SHAPE)
+    weight = rng.integers(0, 4, shape).astype(dtype)
+    loss, *_ = added_loss(Gaussian(initial_sigma=1.0), predictions, targets, weight)
+    leading = weight.astype("float64").reshape(shape + (1,) * (3 - len(shape)))
+    expected = np.average(
+        0.5 * (targets - predictions) ** 2, weights=np.broadcast_to(leading, SHAPE)
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_size_of_the_weights_says_nothing(task, factor):
+    make, draw, *_ = TASKS[task]
+    rng = np.random.default_rng(3)
+    targets, predictions, weight = draw(rng), rng.normal(size=SHAPE), rng.exponential(size=BATCH)
+    likelihood = make(initial_sigma=0.7)
+    loss, *_ = added_loss(likelihood, predictions, targets, weight)
+    scaled, *_ = added_loss(likelihood, predictions, targets, factor * weight)
+    np.testing.assert_allclose(scaled, loss, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(BATCH + 1,), (STEPS,), (1,), (BATCH, STEPS + 1), (*SHAPE, 2)])
+def test_weights_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match=r"(?s)'task'.*`sample_weight` must have.*Received: shape"):
+        added_loss(Gaussian(), np.ones(SHAPE), np.ones(SHAPE), np.ones(shape))
+
+
+def test_weights_of_classes_do_not_fit():
+    with pytest.raises(ValueError, match=r"(?s)'task'.*`sample_weight` must have.*Received: shape"):
+        added_loss(Categorical(), np.ones(SHAPE), np.ones(SHAPE[:-1], int), np.ones(SHAPE))
+
+
+def test_mask_that_does_not_fit():
+    with pytest.raises(ValueError, match=r"(?s)'task'.*mask must have.*Received: shape"):
+        added_loss(Gaussian(), np.ones(SHAPE), np.ones(SHAPE), mask=np.ones((BATCH, 7), bool))
+
+
+# --- Precision ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_losses_of_half_precision_outputs_are_in_single_precision(half):
+    # 500² is more than float16 holds, and 1e-4² less.
+    predictions = tf.cast([500.0, 1e-4, 3.0], half)
+    targets = np.array([0.0, 0.0, 1000.25], "float32")
+    exact = np.array(tf.cast(predictions, "float64")) - targets
+    for sigma, rows in ((1.0, [0, 2]), (1e-4, [1])):
+        loss, *_ = added_loss(
+            Gaussian(initial_sigma=sigma),
+            tf.gather(predictions, rows),
+            targets[rows],
+            dtype="float32",
+        )
+        expected = 0.5 * np.mean(exact[rows] ** 2) / sigma**2 + np.log(sigma)
+        np.testing.assert_allclose(loss, expected, rtol=1e-6)

@@ -1,0 +1,115 @@
+import io
+import runpy
+import sys
+
+import keras
+import pytest
+
+from keras_uncertainty_mtl import plotting
+from keras_uncertainty_mtl.plotting import plot_history
+
+HISTORY = {
+    "loss": [3.0, 1.0, -1.0],
+    "depth_loss": [400.0, 30.0, 2.0],
+    "depth_sigma": [20.0, 5.0, 1.5],
+    "classes_loss": [2.3, 1.1, 0.9],
+    "classes_sigma": [1.0, 0.9, 0.8],
+    "classes_accuracy": [0.1, 0.5, 0.6],
+    "val_loss": [3.1, 1.2, -0.5],
+    "val_depth_loss": [380.0, 40.0, 5.0],
+    "val_depth_sigma": [20.0, 5.0, 1.5],
+}
+
+
+def panels(figure):
+    """The axes of each task's loss and σ, by task."""
+    pairs = [panel.axes for panel in figure.subfigs if panel.axes]
+    return {loss.get_title(): (loss, sigma) for loss, sigma in pairs}
+
+
+def curve(line):
+    return list(line.get_xdata()), list(line.get_ydata())
+
+
+def test_each_task_has_a_panel_of_its_loss_and_sigma():
+    drawn = panels(plot_history(HISTORY))
+    assert list(drawn) == ["depth", "classes"]
+    loss, sigma = drawn["depth"]
+    assert [curve(line) for line in loss.lines] == [
+        ([1, 2, 3], [400.0, 30.0, 2.0]),
+        ([1, 2, 3], [380.0, 40.0, 5.0]),
+    ]
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation"]
+    assert [curve(line) for line in sigma.lines] == [([1, 2, 3], [20.0, 5.0, 1.5])]
+
+
+def test_without_validation_there_is_one_loss_and_no_legend():
+    loss, _ = panels(plot_history(HISTORY))["classes"]
+    assert [curve(line) for line in loss.lines] == [([1, 2, 3], [2.3, 1.1, 0.9])]
+    assert loss.get_legend() is None
+
+
+def test_takes_what_fit_returns():
+    history = keras.callbacks.History()
+    history.history = HISTORY
+    assert list(panels(plot_history(history))) == ["depth", "classes"]
+
+
+def test_tasks_select_and_order():
+    assert list(panels(plot_history(HISTORY, ["classes"]))) == ["classes"]
+    assert list(panels(plot_history(HISTORY, ("classes", "depth")))) == ["classes", "depth"]
+
+
+def test_validation_every_second_epoch_is_drawn_where_it_was():
+    history = {
+        "depth_loss": [5.0, 4.0, 3.0, 2.0, 1.0],
+        "depth_sigma": [5.0, 4.0, 3.0, 2.0, 1.0],
+        "val_depth_loss": [4.5, 2.5],
+    }
+    loss, _ = panels(plot_history(history))["depth"]
+    assert curve(loss.lines[1]) == ([2, 4], [4.5, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [([3.0, 2.0], "log"), ([300.0, 2.0], "log"), ([1.0, -1.0], "linear"), ([1.0, 0.0], "linear")],
+)
+def test_logarithmic_unless_a_loss_is_not_positive(losses, scale):
+    history = {"depth_loss": losses, "depth_sigma": [2.0, 1.0]}
+    loss, sigma = panels(plot_history(history))["depth"]
+    assert (loss.get_yscale(), sigma.get_yscale()) == (scale, "log")
+
+
+def test_fifty_tasks_are_still_a_picture():
+    history = {f"t{index}_{what}": [1.0, 0.5] for index in range(50) for what in ("loss", "sigma")}
+    figure = plot_history(history)
+    assert len(panels(figure)) == 50
+    width, height = figure.get_size_inches()
+    assert width < height < 100
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 200])
+def test_saves_a_picture_without_a_screen(epochs):
+    history = {"depth_loss": [2.0] * epochs, "depth_sigma": [1.0] * epochs}
+    picture = io.BytesIO()
+    plot_history(history).savefig(picture, format="png")
+    assert picture.getvalue().startswith(b"\x89PNG")
+
+
+def test_a_missing_curve_is_named():
+    with pytest.raises(ValueError, match=r"Task 'depth': expected 'depth_sigma'.*'depth_loss'"):
+        plot_history({"depth_loss": [1.0]}, ["depth"])
+    with pytest.raises(ValueError, match="Task 'height': expected 'height_loss'"):
+        plot_history(HISTORY, ["height"])
+
+
+def test_nothing_to_draw_is_an_error():
+    with pytest.raises(ValueError, match=r"no task to draw.*Received: \['loss'\]"):
+        plot_history({"loss": [1.0]})
+
+
+def test_importing_the_module_needs_no_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    module = runpy.run_path(plotting.__file__)
+    with pytest.raises(ImportError, match="matplotlib"):
+        module["plot_history"](HISTORY)

@@ -1,0 +1,120 @@
+"""Sums and means, against NumPy, on one device and on several."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_uncertainty_mtl.reductions import (
+    global_mean,
+    num_replicas,
+    sum_over_replicas,
+    weighted_sums,
+)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("known", [False, True], ids=["shape-unknown", "shape-known"])
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (2, 3, 4, 2)])
+def test_ratio_of_the_sums_is_the_average(shape, known, weighted, per_channel):
+    if per_channel and len(shape) == 1:
+        shape = (*shape, 1)
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=shape), rng.exponential(size=shape)
+    signature = tf.TensorSpec(shape if known else [None] * len(shape), "float64")
+
+    @tf.function(input_signature=[signature, signature])
+    def sums(values, weights):
+        return weighted_sums(values, weights if weighted else None, per_channel)
+
+    total, weight = sums(values, weights)
+    axes = tuple(range(len(shape) - per_channel))
+    expected = np.average(values, axis=axes, weights=weights if weighted else None)
+    assert total.shape == weight.shape == expected.shape
+    np.testing.assert_allclose(total / weight, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_what_has_no_weight_counts_for_nothing(hidden, per_channel):
+    weights = np.array([[1.0, 0.0], [2.0, 3.0], [0.0, 0.5]])
+    values = tf.constant(np.where(weights == 0, hidden, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        total, _ = weighted_sums(values, tf.constant(weights), per_channel)
+    expected = np.array([1 * 1 + 2 * 3, 3 * 4 + 0.5 * 6])
+    np.testing.assert_allclose(total, expected if per_channel else expected.sum(), rtol=1e-15)
+    np.testing.assert_array_equal(tape.gradient(total, values), weights)
+
+
+def test_mean_of_nothing_is_zero_and_so_is_its_gradient():
+    sums = tf.constant([0.0, 6.0])
+    with tf.GradientTape() as tape:
+        tape.watch(sums)
+        means = global_mean(sums, tf.constant([0.0, 4.0]))
+    np.testing.assert_array_equal(means, [0, 1.5])
+    np.testing.assert_array_equal(tape.gradient(means, sums), [0, 0.25])
+
+
+def test_one_device_is_one_replica():
+    assert num_replicas() == 1
+    np.testing.assert_array_equal(sum_over_replicas(tf.constant([1.0, 2.0])), [1, 2])
+
+
+# The elements that each of four replicas holds; one of them has none.
+REPLICAS = [[1.0, 2.0, 4.0], [], [8.0], [16.0, 32.0]]
+
+
+@pytest.fixture(scope="module")
+def on_replicas():
+    """Runs a function of a replica's elements on four replicas, and returns all their results."""
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(4)])
+
+    def run(function):
+        elements = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(REPLICAS[context.replica_id_in_sync_group], "float64")
+        )
+        results = tf.function(lambda: strategy.run(function, (elements,)))()
+        return tf.nest.map_structure(
+            lambda result: np.array(strategy.experimental_local_results(result)), results
+        )
+
+    return run
+
+
+def test_sum_over_replicas(on_replicas):
+    counts, sums = on_replicas(
+        lambda elements: (tf.constant(num_replicas()), sum_over_replicas(tf.reduce_sum(elements)))
+    )
+    np.testing.assert_array_equal(counts, [4] * 4)
+    np.testing.assert_array_equal(sums, [63] * 4)
+
+
+def test_global_mean_is_over_the_elements_of_all_replicas(on_replicas):
+    def step(elements):
+        scale = tf.constant(3.0, "float64")
+        with tf.GradientTape() as tape:
+            tape.watch(scale)
+            sums, counts = weighted_sums(scale**2 * elements, None)
+            mean = global_mean(sums, sum_over_replicas(counts))
+        return mean, tape.gradient(mean, scale)
+
+    means, gradients = on_replicas(step)
+    elements = np.concatenate(REPLICAS)
+    np.testing.assert_allclose(means, [np.mean(9 * elements)] * 4, rtol=1e-12)
+    # The gradient of scale² · element is 2 · scale · element. Keras averages it over the replicas.
+    np.testing.assert_allclose(np.mean(gradients), np.mean(6 * elements), rtol=1e-12)
+
+
+def test_global_mean_of_nothing_is_zero_on_all_replicas(on_replicas):
+    def step(elements):
+        scale = tf.constant(3.0, "float64")
+        with tf.GradientTape() as tape:
+            tape.watch(scale)
+            sums, counts = weighted_sums(scale * elements, tf.zeros_like(elements))
+            mean = global_mean(sums, sum_over_replicas(counts))
+        return mean, tape.gradient(mean, scale)
+
+    means, gradients = on_replicas(step)
+    np.testing.assert_array_equal(means, [0] * 4)
+    np.testing.assert_array_equal(gradients, [0] * 4)
