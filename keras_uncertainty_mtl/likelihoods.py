@@ -163,6 +163,11 @@ class Likelihood:
                 f"shape {tuple(predictions.shape)}. Received: targets of shape "
                 f"{tuple(targets.shape)}. {self._shape_advice(targets, predictions)}"
             )
+        if None in (*aligned.shape[1:], *expected[1:]):
+            # A size that is not known yet fails when it is, instead of being broadcast.
+            sizes = self.target_shape(ops.shape(predictions))
+            if None not in sizes:
+                aligned = ops.reshape(aligned, sizes)
         return aligned
 
     def _shape_advice(self, targets: Tensor, predictions: Tensor) -> str:
@@ -483,12 +488,14 @@ class Gibbs(Likelihood):
         missing: float | None = None,
     ) -> None:
         super().__init__(initial_sigma=initial_sigma, missing=missing)
-        self.keras_loss = _get_keras_loss(loss)
-        if self.keras_loss is None:
+        self.keras_loss = _get_keras_object(loss)
+        if not _is_keras_loss(self.keras_loss):
             raise ValueError(
                 "Gibbs expects a Keras loss, its name or config, or a function of "
                 f"(y_true, y_pred). Received: loss={loss!r}"
             )
+        if isinstance(self.keras_loss, (keras.losses.Circle, keras.losses.CTC)):
+            self.target_dtype = "int32"
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The values of the Keras loss before its reduction."""
@@ -496,10 +503,20 @@ class Gibbs(Likelihood):
             return self.keras_loss.call(targets, predictions)
         return self.keras_loss(targets, predictions)
 
+    def target_shape(self, prediction_shape: Shape) -> Shape:
+        """The predictions' shape, but for the two losses of Keras that take class ids."""
+        if isinstance(self.keras_loss, keras.losses.Circle):
+            return prediction_shape[:1]
+        if isinstance(self.keras_loss, keras.losses.CTC):
+            return (prediction_shape[0], None)
+        return prediction_shape
+
     def get_config(self) -> dict[str, Any]:
         loss = keras.losses.serialize(self.keras_loss)
         if isinstance(self.keras_loss, keras.losses.Loss):
-            loss["config"] |= _loss_arguments(self.keras_loss)
+            accepted = inspect.signature(type(self.keras_loss)).parameters
+            arguments = _loss_arguments(self.keras_loss)
+            loss["config"] |= {name: arguments[name] for name in arguments if name in accepted}
         return {"loss": loss, **super().get_config()}
 
 
@@ -518,19 +535,15 @@ def get(identifier: Any) -> Likelihood:
     Raises:
         ValueError: If `identifier` is none of these.
     """
-    if isinstance(identifier, Likelihood):
-        return identifier
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-        if isinstance(identifier, Likelihood):
-            return identifier
-    loss = _get_keras_loss(identifier)
-    if loss is None:
+    likelihood = identifier if isinstance(identifier, Likelihood) else _get_keras_object(identifier)
+    if isinstance(likelihood, Likelihood):
+        return likelihood
+    if not _is_keras_loss(likelihood):
         raise ValueError(
             "Expected a likelihood, such as Gaussian() or Categorical(), or a Keras loss, its "
             f"name or config. Received: {identifier!r}"
         )
-    return _from_keras_loss(loss)
+    return _from_keras_loss(likelihood)
 
 
 _LOSS_OF_FUNCTION = {
@@ -542,13 +555,20 @@ _LOSS_OF_FUNCTION = {
 }
 
 
-def _get_keras_loss(identifier: Any) -> Any:
-    """The Keras loss, or the loss function, that an identifier stands for, or `None`."""
-    try:
-        loss = keras.losses.get(identifier)
-    except (TypeError, ValueError):
+def _get_keras_object(identifier: Any) -> Any:
+    """What a name, a config or an object stands for in Keras, or `None`."""
+    if isinstance(identifier, type):
         return None
-    return loss if isinstance(loss, keras.losses.Loss) or inspect.isroutine(loss) else None
+    try:
+        if isinstance(identifier, dict) and "module" in identifier:
+            return keras.saving.deserialize_keras_object(identifier)
+        return keras.losses.get(identifier)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _is_keras_loss(loss: Any) -> bool:
+    return isinstance(loss, keras.losses.Loss) or inspect.isroutine(loss)
 
 
 def _from_keras_loss(loss: Any) -> Likelihood:
@@ -560,7 +580,13 @@ def _from_keras_loss(loss: Any) -> Likelihood:
     if kind is keras.losses.MeanAbsoluteError:
         return Laplace()
     config = _loss_arguments(loss)
-    if config.get("label_smoothing") or config.get("axis", -1) != -1:
+    axis = config.get("axis", -1)
+    if kind is keras.losses.SparseCategoricalCrossentropy and axis != -1:
+        raise ValueError(
+            "Expected a sparse cross-entropy over the last axis. "
+            f"Received: {kind.__name__}(axis={axis}). Move the classes to the last axis."
+        )
+    if config.get("label_smoothing") or axis != -1:
         return Gibbs(loss)
     logits = {
         "from_logits": config.get("from_logits", False),

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from keras import backend, ops
+import keras
+from keras import ops
 from keras.src.backend import get_keras_mask  # There is no public way from a tensor to its mask.
 
 from keras_uncertainty_mtl.likelihoods import Likelihood
@@ -60,9 +61,12 @@ class Observations:
         """
         mask = get_keras_mask(predictions)
         predictions = ops.cast(predictions, dtype)
-        # An unsigned or narrow integer would wrap the value of `missing` around.
-        kind = "int32" if backend.is_int_dtype(targets.dtype) else dtype
-        targets = likelihood.align(ops.cast(targets, kind), predictions)
+        kind = keras.backend.standardize_dtype(targets.dtype)
+        if kind == "bool":
+            targets = ops.cast(targets, "int32")
+        elif keras.backend.is_float_dtype(kind):
+            targets = ops.cast(targets, dtype)
+        targets = likelihood.align(targets, predictions)
         if sample_weight is not None:
             sample_weight = ops.cast(sample_weight, dtype)
 
@@ -72,7 +76,9 @@ class Observations:
         if likelihood.target_dtype == "float32":
             targets = ops.cast(targets, dtype)
         losses = likelihood.loss(targets, predictions)
-        weights = _element_weights(losses, observed, sample_weight)
+        # A Keras loss may mask what it has no value for, as `Circle` does.
+        mask = get_keras_mask(losses)
+        weights = _element_weights(losses, observed, sample_weight, mask)
         return cls(likelihood, targets, predictions, losses, weights)
 
     def loss_sums(self) -> tuple[Tensor, Tensor]:
@@ -107,15 +113,23 @@ def _observed(
 
 
 def _element_weights(
-    losses: Tensor, observed: Tensor | None, sample_weight: Tensor | None
+    losses: Tensor,
+    observed: Tensor | None,
+    sample_weight: Tensor | None,
+    mask: Tensor | None,
 ) -> Tensor | None:
     """The weight of each loss; one over several targets counts if all of them are observed."""
-    if observed is None:
-        return None
-    reduced = tuple(range(len(losses.shape), len(observed.shape)))
-    weights = ops.cast(ops.all(observed, axis=reduced) if reduced else observed, losses.dtype)
+    factors = []
+    if observed is not None:
+        reduced = tuple(range(len(losses.shape), len(observed.shape)))
+        factors.append(ops.all(observed, axis=reduced) if reduced else observed)
     if sample_weight is not None:
-        weights = weights * _matched_weight(sample_weight, losses, "`sample_weight`")
+        factors.append(_matched_weight(sample_weight, losses, "`sample_weight`"))
+    if mask is not None:
+        factors.append(mask)
+    if not factors:
+        return None
+    weights = math.prod(ops.cast(factor, losses.dtype) for factor in factors)
     return ops.broadcast_to(weights, ops.shape(losses))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import keras
@@ -23,9 +24,6 @@ Tensor = Any
 # Adam and its like move a weight by about one learning rate a step, whatever its gradient, which is
 # far too slow for a logarithm. The trainable weight therefore counts this many times in it.
 STEP_SCALE = 10.0
-
-# The smallest mean loss that the closed form is taken of, so that a perfect first batch has one.
-SMALLEST_LOSS = 1e-30
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -211,7 +209,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
         totals = sum_over_replicas(totals)
         means = global_mean(sums, totals)
-        log_variance = self._start(means, totals, training)
+        log_variance = self._start(means, training)
         if report:
             self._statistics.update_state(losses, weights, self._task_sigmas(log_variance))
 
@@ -322,20 +320,21 @@ class UncertaintyWeighting(keras.layers.Layer):
         step = damped + ops.stop_gradient(STEP_SCALE * weight - damped)
         return ops.convert_to_tensor(self.initial_log_variance) + step
 
-    def _start(self, means: Tensor, totals: Tensor, training: bool) -> Tensor:
+    def _start(self, means: Tensor, training: bool) -> Tensor:
         """The log-variances, those that are observed for the first time set to their optimum."""
         if not (training and self.trainable and self._starts_from_data):
             return self._current_log_variance()
         started = ops.convert_to_tensor(self.started)
         initial = ops.convert_to_tensor(self.initial_log_variance)
-        observed = ops.not_equal(totals, 0)
-        starts = ops.logical_and(ops.logical_not(started), observed)
-        mean = ops.maximum(ops.stop_gradient(means), SMALLEST_LOSS)
+        # A batch that is not observed has no error, and one that is perfect says nothing of it.
+        has_error = ops.greater(means, 0)
+        starts = ops.logical_and(ops.logical_not(started), has_error)
+        mean = ops.where(has_error, ops.stop_gradient(means), 1.0)
         optimum = ops.divide(
             ops.log(ops.multiply(2.0 * self._scale * self._power, mean)), self._power
         )
         self.initial_log_variance.assign(ops.where(starts, optimum, initial))
-        self.started.assign(ops.logical_or(started, observed))
+        self.started.assign(ops.logical_or(started, has_error))
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
         return ops.where(starts, optimum, self._current_log_variance())
@@ -391,7 +390,7 @@ def _validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, flo
             raise ValueError(
                 f"`loss_weights` names the unknown task {task!r}. The tasks are {tasks}."
             )
-        if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
             raise ValueError(
                 f"Task '{task}': its entry in `loss_weights` must be a finite number that is not "
                 f"negative. Received: {weight!r}"
@@ -403,12 +402,14 @@ def _validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, flo
 def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> list[float | None]:
     """The log-variance that each σ of a task starts from, `None` for its optimum on the data."""
     likelihood.target_shape(prediction_shape)
-    channels = prediction_shape[-1] if likelihood.per_channel else 1
-    if channels is None:
+    has_channels = len(prediction_shape) > 1 and prediction_shape[-1] is not None
+    if likelihood.per_channel and not has_channels:
         raise ValueError(
-            "`per_channel=True` expects predictions whose last axis has a known size. "
+            "`per_channel=True` expects predictions whose last axis is of channels, as many as are "
+            "known beforehand. "
             f"Received: predictions of shape {prediction_shape}"
         )
+    channels = prediction_shape[-1] or 1 if likelihood.per_channel else 1
     sigmas = likelihood.initial_sigma
     if isinstance(sigmas, list) and len(sigmas) != channels:
         raise ValueError(
@@ -417,7 +418,7 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
         )
     if sigmas is None:
         return [None if likelihood.weights_loss else 0.0] * channels
-    return [2.0 * math.log(sigma) for sigma in np.broadcast_to(sigmas, channels)]
+    return [2.0 * math.log(sigma) for sigma in np.broadcast_to(np.array(sigmas), channels)]
 
 
 def _is_shape(value: Any) -> bool:

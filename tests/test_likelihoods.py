@@ -453,10 +453,13 @@ def test_gradient_in_the_weight_of_the_layer(case):
 # --- The σ that training starts from --------------------------------------------------------------
 
 
-def best_sigma(nll: Callable) -> float:
+def best_sigma(nll: Callable, unit: float = 1.0) -> float:
     """The minimum over `s = log σ²` of a mean negative log-likelihood, by search."""
+    # Further away from the data than this `laplace.logpdf` underflows.
     found = optimize.minimize_scalar(
-        lambda s: nll(np.exp(0.5 * s)).mean(), bracket=(-5, 5), tol=1e-12
+        lambda s: nll(np.exp(0.5 * s)).mean(),
+        bounds=2 * np.log(unit) + np.array([-6, 8]),
+        options={"xatol": 1e-10},
     )
     return np.exp(0.5 * found.x)
 
@@ -475,12 +478,13 @@ def test_first_batch_gives_the_optimal_sigma(case, unit):
     if case.options.get("per_channel"):
         expected = [
             best_sigma(
-                lambda sigma, c=channel: case.nll(targets[..., c], predictions[..., c], sigma)
+                lambda sigma, c=channel: case.nll(targets[..., c], predictions[..., c], sigma),
+                unit,
             )
             for channel in range(case.shape[-1])
         ]
     else:
-        expected = best_sigma(lambda sigma: case.nll(targets, predictions, sigma))
+        expected = best_sigma(lambda sigma: case.nll(targets, predictions, sigma), unit)
     weighting = weighting_of(case.likelihood())
     loss_of(weighting, targets, predictions, training=True)
     # A search for a minimum finds its place to about the root of the machine's precision.
@@ -1073,6 +1077,20 @@ def test_shapes_that_do_not_fit(name, batch_size):
     message = rf"(?s)Task 'depth': \w* expects .*{re.escape(received)}.*{advice}"
     with pytest.raises(ValueError, match=message):
         UncertaintyWeighting({"depth": likelihood})(predictions, targets)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("sizes", [(1, 3), (3, 1)])
+def test_shapes_that_turn_out_not_to_fit(sizes, known):
+    # A generator of batches may not tell their shapes beforehand.
+    predictions, targets = (None, sizes[0] if known else None), (None, None)
+    weighting = weighting_of(Gaussian())
+    weighting.build((None, 1))
+    signature = [tf.TensorSpec(shape, "float64") for shape in (predictions, targets)]
+    loss = tf.function(weighting.combined_loss, input_signature=signature)
+    batch = [np.ones((4, size)) for size in sizes]
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+        loss(*batch)
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (4,), (4, 5, 1)])

@@ -1,0 +1,1 @@
+"""The paper's own system: semantics, instances and depth from one image."""

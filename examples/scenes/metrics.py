@@ -1,0 +1,65 @@
+"""The paper's metrics: mean IoU, and the mean errors of instance vectors and of inverse depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from examples.scenes.labels import UNLABELLED
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="scenes")
+class MeanErrorWhereKnown(keras.metrics.Mean):
+    """The mean absolute error over the elements whose target is known: is not NaN.
+
+    For the instance vectors this is the mean error along an axis of the image in pixels, for
+    inverse depth that of the disparity, both of them what the paper's L1 losses measure.
+
+    Args:
+        name: Name of the metric.
+        dtype: Its dtype.
+    """
+
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
+        """Adds a batch.
+
+        Args:
+            y_true: Tensor of targets, NaN where they are not known.
+            y_pred: Tensor of predictions, of the same shape.
+            sample_weight: Tensor of the same shape, or of its leading axes.
+        """
+        y_true = ops.convert_to_tensor(y_true, self.dtype)
+        y_pred = ops.convert_to_tensor(y_pred, self.dtype)
+        known = ops.logical_not(ops.isnan(y_true))
+        errors = ops.where(known, ops.abs(y_true - y_pred), ops.zeros_like(y_pred))
+        weights = ops.cast(known, self.dtype)
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight, self.dtype)
+            missing_axes = len(errors.shape) - len(sample_weight.shape)
+            shape = tuple(ops.shape(sample_weight)) + (1,) * missing_axes
+            weights = weights * ops.reshape(sample_weight, shape)
+        super().update_state(errors, sample_weight=weights)
+
+
+def scene_metrics(num_classes: int) -> dict[str, list[keras.metrics.Metric]]:
+    """The metrics of the three tasks, for `compile(metrics=...)`.
+
+    Args:
+        num_classes: How many classes there are.
+
+    Returns:
+        Dict from task to a list of one metric: `mean_iou`, higher is better; `error` in pixels;
+        `error` in pixels of disparity.
+    """
+    mean_iou = keras.metrics.MeanIoU(
+        num_classes, ignore_class=UNLABELLED, sparse_y_pred=False, name="mean_iou"
+    )
+    return {
+        "classes": [mean_iou],
+        "instances": [MeanErrorWhereKnown(name="error")],
+        "inverse_depth": [MeanErrorWhereKnown(name="error")],
+    }

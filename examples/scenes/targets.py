@@ -1,0 +1,72 @@
+"""From the features of a data set to the targets of the paper's three tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from examples.scenes.labels import UNLABELLED
+from keras_uncertainty_mtl import Categorical, Laplace, Likelihood
+
+Tensor = Any
+NAN = float("nan")
+
+
+def scene_tasks() -> dict[str, Likelihood]:
+    """The likelihoods of the three tasks.
+
+    As in the paper: cross-entropy on pixels that have a label, L1 on pixels that belong to an
+    instance, L1 on pixels that have a depth.
+
+    Returns:
+        Dict from task to likelihood.
+    """
+    return {
+        "classes": Categorical(missing=UNLABELLED),
+        "instances": Laplace(missing=NAN),
+        "inverse_depth": Laplace(missing=NAN),
+    }
+
+
+def to_targets(example: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Maps an example of a data set to what a model is trained on.
+
+    Args:
+        example: The features `image`, `classes`, `instances` and `inverse_depth` of one example.
+
+    Returns:
+        The image, and a dict of targets: `classes` (H, W), 255 where there is no label; `instances`
+        (H, W, 2), see `centre_vectors`; `inverse_depth` (H, W, 1), NaN where it is not known.
+
+    Example:
+
+    ```python
+    train = tfds.load("streets", split="train").map(to_targets).batch(8)
+    ```
+    """
+    return example["image"], {
+        "classes": tf.cast(example["classes"], tf.int32),
+        "instances": centre_vectors(example["instances"]),
+        "inverse_depth": example["inverse_depth"][..., tf.newaxis],
+    }
+
+
+def centre_vectors(instances: Tensor) -> Tensor:
+    """The way from each pixel to the centre of its instance, which is the mean of its pixels.
+
+    Args:
+        instances: Integer tensor (H, W) of instance ids, 0 where there is none.
+
+    Returns:
+        Tensor (H, W, 2) in pixels, to the right and downwards; NaN where there is no instance.
+    """
+    height, width = tf.unstack(tf.shape(instances))
+    x, y = tf.meshgrid(tf.range(width), tf.range(height))
+    pixels = tf.cast(tf.stack([tf.reshape(x, [-1]), tf.reshape(y, [-1])], axis=-1), tf.float32)
+    ids, index = tf.unique(tf.reshape(instances, [-1]))
+    centres = tf.math.unsorted_segment_mean(pixels, index, tf.size(ids))
+    vectors = tf.gather(centres, index) - pixels
+    is_instance = tf.reshape(instances, [-1, 1]) != 0
+    vectors = tf.where(is_instance, vectors, tf.constant(NAN))
+    return tf.reshape(vectors, [height, width, 2])

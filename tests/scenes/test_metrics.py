@@ -1,0 +1,97 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import jaccard_score
+
+from examples.scenes.metrics import MeanErrorWhereKnown, scene_metrics
+from examples.scenes.targets import scene_tasks
+from keras_uncertainty_mtl import MultiTaskModel, UncertaintyWeighting
+
+NUM_CLASSES = 4
+SHAPE = (6, 5, 7)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    targets = {
+        "classes": rng.integers(0, NUM_CLASSES, SHAPE).astype("int32"),
+        "instances": rng.normal(size=(*SHAPE, 2)).astype("float32"),
+        "inverse_depth": rng.normal(size=(*SHAPE, 1)).astype("float32"),
+    }
+    # Each image misses another share, so that a mean of the images' means would be wrong.
+    missing = rng.random(SHAPE) < np.linspace(0.1, 0.9, SHAPE[0])[:, None, None]
+    targets["classes"][missing] = 255
+    targets["instances"][missing] = np.nan
+    targets["inverse_depth"][missing] = np.nan
+    predictions = {
+        "classes": rng.normal(size=(*SHAPE, NUM_CLASSES)).astype("float32"),
+        "instances": rng.normal(size=(*SHAPE, 2)).astype("float32"),
+        "inverse_depth": rng.normal(size=(*SHAPE, 1)).astype("float32"),
+    }
+    return targets, predictions
+
+
+def expected(targets, predictions):
+    labelled = targets["classes"] != 255
+    result = {
+        "classes_mean_iou": jaccard_score(
+            targets["classes"][labelled],
+            predictions["classes"].argmax(-1)[labelled],
+            average="macro",
+        )
+    }
+    for task in ("instances", "inverse_depth"):
+        result[f"{task}_error"] = np.nanmean(np.abs(targets[task] - predictions[task]))
+    return result
+
+
+def test_metrics_agree_with_plain_computations_over_batches(batch):
+    targets, predictions = batch
+    metrics = {task: metric for task, [metric] in scene_metrics(NUM_CLASSES).items()}
+    for part in (slice(0, 2), slice(2, 6)):
+        for task, metric in metrics.items():
+            metric.update_state(targets[task][part], predictions[task][part])
+    results = {f"{task}_{metric.name}": metric.result() for task, metric in metrics.items()}
+    for name, value in expected(targets, predictions).items():
+        np.testing.assert_allclose(results[name], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_metrics_are_those_of_all_replicas_in_compile(batch, replicas):
+    targets, predictions = batch
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(replicas)])
+    with strategy.scope():
+        inputs = {
+            f"{task}_in": keras.Input(value.shape[1:], name=f"{task}_in")
+            for task, value in predictions.items()
+        }
+        outputs = {task: keras.layers.Identity()(inputs[f"{task}_in"]) for task in predictions}
+        model = MultiTaskModel(inputs, outputs, UncertaintyWeighting(scene_tasks()))
+        model.compile(metrics=scene_metrics(NUM_CLASSES))
+    fed = {f"{task}_in": value for task, value in predictions.items()}
+    # A batch of 4 images and one of 2, of whose pixels ever fewer are known.
+    results = model.evaluate(fed, targets, batch_size=4, verbose=0, return_dict=True)
+    for name, value in expected(targets, predictions).items():
+        np.testing.assert_allclose(results[name], value, rtol=1e-5)
+
+
+def test_error_weighs_samples():
+    metric = MeanErrorWhereKnown()
+    targets = np.array([[1.0, np.nan], [5.0, 6.0], [np.nan, np.nan]])
+    metric.update_state(targets, np.zeros((3, 2)), sample_weight=np.array([3.0, 1.0, 7.0]))
+    np.testing.assert_allclose(metric.result(), (3 * 1 + 5 + 6) / (3 + 1 + 1), rtol=1e-6)
+
+
+def test_error_is_zero_where_nothing_is_known():
+    metric = MeanErrorWhereKnown()
+    metric.update_state(np.full((2, 3), np.nan), np.ones((2, 3)))
+    assert metric.result() == 0
+
+
+def test_error_survives_saving():
+    metric = MeanErrorWhereKnown(name="error")
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
+    assert isinstance(copy, MeanErrorWhereKnown)
+    assert copy.name == "error"
