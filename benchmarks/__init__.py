@@ -1,0 +1,1 @@
+"""Measurements that README quotes, each a script that writes its table to `results/`."""
