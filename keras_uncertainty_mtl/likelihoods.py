@@ -373,7 +373,7 @@ class Categorical(_Discrete):
             missing=missing,
         )
         self.sparse = sparse
-        if sparse:
+        if sparse and (self.missing is None or self.missing.is_integer()):
             self.target_dtype = "int32"
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
@@ -559,9 +559,9 @@ def _get_keras_object(identifier: Any) -> Any:
     """What a name, a config or an object stands for in Keras, or `None`."""
     if isinstance(identifier, type):
         return None
+    if isinstance(identifier, dict) and "module" in identifier:
+        return keras.saving.deserialize_keras_object(identifier)
     try:
-        if isinstance(identifier, dict) and "module" in identifier:
-            return keras.saving.deserialize_keras_object(identifier)
         return keras.losses.get(identifier)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None

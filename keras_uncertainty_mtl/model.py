@@ -94,7 +94,12 @@ class MultiTaskModel(keras.Model):
                 f"Received: loss_weights={loss_weights!r}"
             )
         super().compile(optimizer=optimizer, **kwargs)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes the function that `fit` runs; see `keras.Model`."""
+        # Not before, since what a user excludes makes the optimizer forget what it has excluded.
         _exclude_from_weight_decay(self.optimizer, self.weighting.log_variance)
+        return super().make_train_function(force)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
@@ -148,6 +153,8 @@ def inference_model(model: keras.Model) -> keras.Model:
     def leave_weighting_out(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, UncertaintyWeighting):
             return args[0] if args else kwargs["predictions"]
+        if isinstance(layer, MultiTaskModel):
+            layer = inference_model(layer)
         return layer(*args, **kwargs)
 
     network = keras.models.clone_model(

@@ -119,6 +119,14 @@ def _element_weights(
     mask: Tensor | None,
 ) -> Tensor | None:
     """The weight of each loss; one over several targets counts if all of them are observed."""
+    if observed is None and sample_weight is None and mask is None:
+        return None
+    if len(losses.shape) == 0:
+        raise ValueError(
+            "The loss gives one number for the whole batch, so no label can be left out of it or "
+            "weigh less. Received: missing labels, a mask or a `sample_weight`. Have it give a "
+            "number for each sample, as `keras.losses.Dice(axis=(1, 2, 3))` does for images."
+        )
     factors = []
     if observed is not None:
         reduced = tuple(range(len(losses.shape), len(observed.shape)))
@@ -127,8 +135,6 @@ def _element_weights(
         factors.append(_matched_weight(sample_weight, losses, "`sample_weight`"))
     if mask is not None:
         factors.append(mask)
-    if not factors:
-        return None
     weights = math.prod(ops.cast(factor, losses.dtype) for factor in factors)
     return ops.broadcast_to(weights, ops.shape(losses))
 

@@ -9,7 +9,9 @@ from typing import Any
 Tensor = Any
 
 
-def by_task(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, Any]:
+def by_task(
+    tasks: Sequence[str], structure: Any, argument: str, optional: bool = False
+) -> dict[str, Any]:
     """The entries of a structure, keyed by task.
 
     Args:
@@ -17,6 +19,7 @@ def by_task(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, An
         structure: A dict keyed by task, a list or tuple in task order, or, where there is one task,
             the entry itself.
         argument: What the structure is, for error messages.
+        optional: Whether an entry may be `None`.
 
     Returns:
         Dict from each task to its entry, in task order.
@@ -24,6 +27,14 @@ def by_task(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, An
     Raises:
         ValueError: If a task has no entry, or an entry no task.
     """
+    entries = _entries(tasks, structure, argument)
+    for task, entry in entries.items():
+        if entry is None and not optional:
+            raise ValueError(f"Task '{task}': `{argument}` must have an entry. Received: None")
+    return entries
+
+
+def _entries(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, Any]:
     if isinstance(structure, dict):
         missing = [task for task in tasks if task not in structure]
         unknown = [key for key in structure if key not in tasks]

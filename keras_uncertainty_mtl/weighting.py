@@ -305,7 +305,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         return (
             by_task(tasks, predictions, "predictions"),
             by_task(tasks, targets, "targets"),
-            by_task(tasks, sample_weight, "sample_weight"),
+            by_task(tasks, sample_weight, "sample_weight", optional=True),
         )
 
     def _current_log_variance(self) -> Tensor:
@@ -315,6 +315,11 @@ class UncertaintyWeighting(keras.layers.Layer):
         and plain gradient descent by one learning rate times `∂L/∂s`, as if `s` were the weight.
         With the true gradient it would be `STEP_SCALE²` of them, and diverge.
         """
+        if not self.built:
+            raise ValueError(
+                "The layer has no log-variances yet. Call it on predictions first, or make a model "
+                "with it."
+            )
         weight = ops.convert_to_tensor(self.log_variance)
         damped = weight / STEP_SCALE
         step = damped + ops.stop_gradient(STEP_SCALE * weight - damped)

@@ -110,6 +110,10 @@ CONSTRUCTIONS = {
         lambda: UncertaintyWeighting({"depth": "mse"}, loss_weights={"dept": 1.0}),
         "unknown task 'dept'.*depth",
     ),
+    "sigmas that are yet to be": (
+        lambda: UncertaintyWeighting({"depth": "mse"}).sigmas(),
+        "no log-variances yet.*Call it",
+    ),
     "loss weights in a list": (
         lambda: UncertaintyWeighting({"depth": "mse"}, loss_weights=[1.0]),
         "`loss_weights` must be a dict",
@@ -162,6 +166,14 @@ SHAPES = {
         r"`sample_weight`.*\(8, 1\).*\(8, 3\)",
     ),
     "weights of too many axes": (lambda: weigh(weight=(8, 1, 2)), r"`sample_weight`.*\(8, 1, 2\)"),
+    "a label left out of one number for the batch": (
+        lambda: weigh(Gibbs(keras.losses.Dice(), missing=255), (8, 4, 4, 1), (8, 4, 4, 1)),
+        r"one number for the whole batch.*Dice\(axis=",
+    ),
+    "weights of one number for the batch": (
+        lambda: weigh(Gibbs(keras.losses.Dice()), (8, 4), (8, 4), weight=(8,)),
+        r"one number for the whole batch.*Dice\(axis=",
+    ),
     "weights finer than the loss": (
         lambda: weigh(Gibbs("huber"), (8, 3), (8, 3), weight=(8, 3)),
         r"`sample_weight`.*\(8,\).*\(8, 3\)",
@@ -183,6 +195,8 @@ STRUCTURES = {
     "a list with a prediction too few": lambda p, t: two_tasks()([p["depth"]], t),
     "a list with a target too many": lambda p, t: two_tasks()(p, [*t.values(), t["depth"]]),
     "a list with a weight too few": lambda p, t: two_tasks()(p, t, sample_weight=[np.ones(8)]),
+    "no prediction": lambda p, t: two_tasks()({**p, "depth": None}, t),
+    "no target": lambda p, t: two_tasks()(p, {**t, "depth": None}),
     "one tensor for two predictions": lambda p, t: two_tasks()(p["depth"], t),
     "one tensor for two targets": lambda p, t: two_tasks()(p, t["depth"]),
 }

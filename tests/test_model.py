@@ -522,6 +522,12 @@ class TestInferenceModel:
         outputs = inference_model(model).predict({"x": np.zeros((2, 4))}, verbose=0)
         np.testing.assert_allclose(outputs["probabilities"].sum(axis=-1), 1.0, rtol=1e-5)
 
+    def test_finds_a_multi_task_model_inside_of_another_model(self):
+        x = keras.Input((4,), name="x")
+        network = inference_model(keras.Model(x, multi_task_model()(x)))
+        assert len(network.weights) == 8
+        assert not any("log_variance" in weight.path for weight in network.weights)
+
     def test_a_residual_network_takes_no_exponential_time(self):
         x = keras.Input((4,), name="x")
         hidden = x
@@ -590,6 +596,14 @@ class TestOptimizers:
         self.decay(model, model.weighting.log_variance, (x, {task: np.zeros(100) for task in y}))
         np.testing.assert_array_equal(model.layers[1].bias.numpy(), 1.0)
         model.compile(optimizer)  # A built optimizer is taken as well.
+
+    def test_what_the_user_excludes_after_compile_takes_nothing_back(self):
+        optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+        x, y = data()
+        model = self.model(optimizer)
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        y = {task: np.zeros(100) for task in y}
+        np.testing.assert_array_equal(self.decay(model, model.weighting.log_variance, (x, y)), 0.5)
 
     def test_the_exclusion_rests_on_what_keras_keeps(self):
         # Breaks when a Keras renames the private set that `_exclude_from_weight_decay` adds to.

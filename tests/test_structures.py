@@ -32,9 +32,11 @@ def test_entry_of_the_only_task_needs_no_structure():
         assert by_task(["depth"], structure, "targets")["depth"] is entry
 
 
-def test_entries_may_be_none():
+def test_entries_may_be_none_where_they_are_optional():
     entries = {"depth": None, "classes": 2}
-    assert by_task(TASKS, entries, "sample_weight") == entries
+    assert by_task(TASKS, entries, "sample_weight", optional=True) == entries
+    with pytest.raises(ValueError, match="'depth': `targets` must have an entry"):
+        by_task(TASKS, entries, "targets")
 
 
 @pytest.mark.parametrize(

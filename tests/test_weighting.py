@@ -396,6 +396,17 @@ class TestTypes:
 
 
 class TestTargetInputs:
+    def test_class_ids_are_numbers_where_a_missing_one_is_nan(self):
+        logits = keras.Input((3,), name="logits")
+        weighting = UncertaintyWeighting({"kind": Categorical(missing=np.nan)})
+        targets = weighting.target_inputs(logits)
+        model = keras.Model([logits, targets["kind"]], weighting(logits, targets))
+        model.compile()
+        f, y = np.random.default_rng(0).normal(size=(4, 3)), np.array([0, np.nan, 2, np.nan])
+        reported = model.evaluate([f, y], verbose=0, return_dict=True)["kind_loss"]
+        expected = categorical_nll(np.array([0, 2]), f[[0, 2]], 1.0).mean()
+        assert reported == pytest.approx(expected, rel=1e-5)
+
     def test_have_the_shapes_dtypes_and_names_that_the_likelihoods_expect(self):
         predictions = {
             "number": keras.Input((1,)),
