@@ -276,6 +276,33 @@ class TestFit:
             assert one.evaluate(*given, verbose=0, return_dict=True)["a_loss"] == 70001.25
 
 
+@pytest.mark.parametrize("bare", [False, True])
+def test_fifty_tasks_in_a_list(bare, tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"task_{index}" for index in range(50)]
+    scales = np.geomspace(1e-3, 1e3, 50)
+    y = [(scale * rng.normal(size=(64, 1))).astype("float32") for scale in scales]
+    x = keras.Input((4,), name="x")
+    outputs = [keras.layers.Dense(1, kernel_initializer="zeros")(x) for _ in names]
+    weighting = UncertaintyWeighting(dict.fromkeys(names, "mse"))
+    inputs = np.zeros((64, 4), "float32")
+    if bare:
+        targets = list(weighting.target_inputs(outputs).values())
+        model, given = keras.Model([x, *targets], weighting(outputs, targets)), ([inputs, *y],)
+    else:
+        model, given = MultiTaskModel(x, outputs, weighting), (inputs, y)
+    model.compile(keras.optimizers.SGD(0.0))
+    model.fit(*given, batch_size=64, verbose=0)
+    expected = [np.sqrt(np.mean(np.square(target))) for target in y]
+    np.testing.assert_allclose(list(weighting.sigmas().values()), expected, rtol=1e-5)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert_equal_weights(model, loaded)
+    inference_model(loaded).export(tmp_path / "saved_model", verbose=False)
+    served = tf.saved_model.load(tmp_path / "saved_model")
+    assert len(served.serve([inputs] if bare else inputs)) == 50
+
+
 class TestMasks:
     """A tagger over padded sentences, beside a regression of the whole sentence."""
 
