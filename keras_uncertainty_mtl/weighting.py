@@ -25,6 +25,9 @@ Tensor = Any
 # far too slow for a logarithm. The trainable weight therefore counts this many times in it.
 STEP_SCALE = 10.0
 
+# Of |log σ²|. Single precision holds exp(±60) with room for errors far from what σ stands for.
+BOUND = 60.0
+
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
 class UncertaintyWeighting(keras.layers.Layer):
@@ -43,6 +46,10 @@ class UncertaintyWeighting(keras.layers.Layer):
     The mean is over observed elements, `Σ w·L / Σ w` with sample weights: an element whose target
     is missing, which a Keras mask leaves out, or whose weight is zero contributes nothing. A batch
     without any observed element of a task leaves its log-variance alone.
+
+    No log-variance leaves ±60, so that σ stays between 1e-13 and 1e13 in the units of its task,
+    whatever an error of 0 or without end would have it be; it comes back from there as soon as the
+    errors let it. A NaN or infinity that reaches a loss makes the combined loss NaN.
 
     Training and evaluation report `{task}_loss`, the raw loss, and `{task}_sigma`.
 
@@ -323,7 +330,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         weight = ops.convert_to_tensor(self.log_variance)
         damped = weight / STEP_SCALE
         step = damped + ops.stop_gradient(STEP_SCALE * weight - damped)
-        return ops.convert_to_tensor(self.initial_log_variance) + step
+        return ops.custom_gradient(_bounded)(
+            ops.convert_to_tensor(self.initial_log_variance) + step
+        )
 
     def _start(self, means: Tensor, training: bool) -> Tensor:
         """The log-variances, those that are observed for the first time set to their optimum."""
@@ -331,13 +340,15 @@ class UncertaintyWeighting(keras.layers.Layer):
             return self._current_log_variance()
         started = ops.convert_to_tensor(self.started)
         initial = ops.convert_to_tensor(self.initial_log_variance)
-        # A batch that is not observed has no error, and one that is perfect says nothing of it.
-        has_error = ops.greater(means, 0)
+        # A batch that is not observed has no error, one that is perfect says nothing of it, and one
+        # that overflows may be left out by the optimizer, as in mixed precision.
+        has_error = ops.logical_and(ops.greater(means, 0), ops.isfinite(means))
         starts = ops.logical_and(ops.logical_not(started), has_error)
         mean = ops.where(has_error, ops.stop_gradient(means), 1.0)
         optimum = ops.divide(
             ops.log(ops.multiply(2.0 * self._scale * self._power, mean)), self._power
         )
+        optimum = ops.clip(optimum, -BOUND, BOUND)
         self.initial_log_variance.assign(ops.where(starts, optimum, initial))
         self.started.assign(ops.logical_or(started, has_error))
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
@@ -423,7 +434,31 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
         )
     if sigmas is None:
         return [None if likelihood.weights_loss else 0.0] * channels
-    return [2.0 * math.log(sigma) for sigma in np.broadcast_to(np.array(sigmas), channels)]
+    starts = [2.0 * math.log(sigma) for sigma in np.broadcast_to(np.array(sigmas), channels)]
+    if max(map(abs, starts)) > BOUND:
+        raise ValueError(
+            "`initial_sigma` must be between 1e-13 and 1e13. "
+            f"Received: initial_sigma={sigmas!r}. Have the task in a unit nearer to its noise."
+        )
+    return [*starts]
+
+
+def _bounded(log_variance: Tensor) -> tuple[Tensor, Any]:
+    """Log-variances within the bound, and their gradients: none where it points out of the bound.
+
+    The gradient of `clip` alone is 0 out there, both ways, so that nothing would ever come back.
+    """
+
+    def gradient(*args: Tensor, upstream: Tensor = None) -> Tensor:
+        # Keras hands it over by name or by position, as the backend does.
+        upstream = args[0] if upstream is None else upstream
+        # An optimizer goes against the gradient: towards 0 if it has the sign of the log-variance.
+        may_move = ops.logical_or(
+            ops.less(ops.abs(log_variance), BOUND), ops.greater(log_variance * upstream, 0)
+        )
+        return ops.where(may_move, upstream, ops.zeros_like(upstream))
+
+    return ops.clip(log_variance, -BOUND, BOUND), gradient
 
 
 def _is_shape(value: Any) -> bool:
