@@ -26,9 +26,8 @@ def weighted_sums(
     """
     axes = tuple(range(len(values.shape) - int(per_channel)))
     if weights is not None:
-        # What has no weight may hold anything, NaN included, and still counts for nothing.
-        weighted = ops.where(ops.equal(weights, 0), ops.zeros_like(values), weights * values)
-        return ops.sum(weighted, axis=axes), ops.sum(weights, axis=axes)
+        # NaN times 0 is NaN, and must be: what is hidden that way would still give NaN gradients.
+        return ops.sum(weights * values, axis=axes), ops.sum(weights, axis=axes)
     shape = ops.shape(values)
     count = ops.cast(math.prod(shape[axis] for axis in axes), values.dtype)
     return (

@@ -196,7 +196,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             report: Whether the batch counts in what Keras reports of the tasks.
 
         Returns:
-            Scalar tensor.
+            Scalar tensor, NaN if any of the tasks' losses is not finite.
         """
         predictions, targets, sample_weight = self._named(predictions, targets, sample_weight)
         batches = {}
@@ -238,7 +238,8 @@ class UncertaintyWeighting(keras.layers.Layer):
             entries = np.flatnonzero(self._multiplies == 0)
             means = global_mean(sums, ops.take(totals, entries))
             loss += ops.sum(ops.take(shares, entries) * means)
-        return loss
+        # An infinite loss is as wrong as NaN, and has gradients as wrong.
+        return loss + ops.where(ops.isfinite(loss), ops.zeros_like(loss), float("nan"))
 
     def target_inputs(self, predictions: Any) -> dict[str, Any]:
         """An input for the targets of each task, for a functional model that holds the layer.
