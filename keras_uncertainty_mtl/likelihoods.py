@@ -383,8 +383,10 @@ class Categorical(_Discrete):
         # Devices differ in what a class out of range costs: an error, NaN, or 0. This is never 0.
         num_classes = predictions.shape[-1]
         in_range = ops.logical_and(targets >= 0, targets < num_classes)
+        # So they do in the integer that a NaN or an infinity becomes.
+        classes = ops.cast(ops.nan_to_num(targets, posinf=0.0, neginf=0.0), "int32")
         loss = ops.sparse_categorical_crossentropy(
-            ops.cast(targets, "int32"), predictions, from_logits=self.from_logits
+            classes, predictions, from_logits=self.from_logits
         )
         return ops.where(in_range, loss, float("nan"))
 
