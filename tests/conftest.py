@@ -1,4 +1,4 @@
-"""What every test starts from: a fixed seed, and four devices on the CPU."""
+"""What every test starts from: a fixed seed, four devices on the CPU, and a way to gradients."""
 
 import os
 
@@ -20,3 +20,42 @@ if keras.backend.backend() == "tensorflow":
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def value_and_gradients():
+    """Differentiates a function of no arguments by Keras variables, on whichever backend runs."""
+
+    def on_tensorflow(function, variables):
+        values = [variable.value for variable in variables]
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            loss = function()
+        return loss, tape.gradient(loss, values, unconnected_gradients="zero")
+
+    def on_jax(function, variables):
+        import jax
+
+        def stateless(values):
+            with keras.StatelessScope(zip(variables, values, strict=True)):
+                return function()
+
+        return jax.value_and_grad(stateless)([variable.value for variable in variables])
+
+    def on_torch(function, variables):
+        import torch
+
+        values = [variable.value for variable in variables]
+        loss = function()
+        return loss, torch.autograd.grad(loss, values, materialize_grads=True)
+
+    differentiate = {"tensorflow": on_tensorflow, "jax": on_jax, "torch": on_torch}
+
+    def run(function, variables):
+        loss, gradients = differentiate[keras.backend.backend()](function, variables)
+        return (
+            keras.ops.convert_to_numpy(loss),
+            [keras.ops.convert_to_numpy(gradient) for gradient in gradients],
+        )
+
+    return run

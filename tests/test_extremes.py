@@ -1,0 +1,308 @@
+"""Numbers that are none, and numbers at the ends of what single precision holds."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_uncertainty_mtl import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Gibbs,
+    Laplace,
+    MultiTaskModel,
+    UncertaintyWeighting,
+)
+
+NAN = float("nan")
+SMALLEST, LARGEST = np.exp(-30.0), np.exp(30.0)  # The σ at the ends of |log σ²| ≤ 60.
+
+
+class TestNoNumbers:
+    """Nothing that is no number ends up as a finite loss."""
+
+    TASKS = ("far", "kind", "near", "flag")
+
+    @pytest.fixture(scope="class", params=["model", "layer"])
+    @classmethod
+    def trained(cls, request):
+        """A function that trains from the same weights, one batch of four after the other."""
+        inputs = keras.Input((3,), name="x")
+        outputs = {
+            task: keras.layers.Dense(units)(inputs)
+            for task, units in zip(cls.TASKS, (1, 3, 2, 1), strict=True)
+        }
+        weighting = UncertaintyWeighting(
+            {
+                "far": Gaussian(),
+                "kind": Categorical(missing=-1),
+                "near": Laplace(per_channel=True, missing=NAN),
+                "flag": Bernoulli(approximate=True),
+            }
+        )
+        if request.param == "model":
+            model = MultiTaskModel(inputs, outputs, weighting)
+        else:
+            targets = weighting.target_inputs(outputs)
+            weights = {task: keras.Input((), name=f"{task}_weight") for task in cls.TASKS}
+            more = [*targets.values(), *weights.values()]
+            model = keras.Model(
+                {"x": inputs} | {tensor.name: tensor for tensor in more},
+                weighting(outputs, targets, sample_weight=weights),
+            )
+        model.compile(keras.optimizers.SGD(1e-4))  # No state but the weights.
+        initial = model.get_weights()
+
+        def fit(x, y, weights):
+            model.set_weights(initial)
+            model.optimizer.iterations.assign(0)
+            data = {"x": x, "y": y, "sample_weight": weights}
+            if request.param == "layer":
+                data = {
+                    "x": {"x": x}
+                    | {f"{task}_target": y[task] for task in y}
+                    | {f"{task}_weight": weights[task] for task in y}
+                }
+            history = model.fit(
+                **data,
+                batch_size=4,
+                shuffle=False,
+                epochs=2,
+                verbose=0,
+                callbacks=[keras.callbacks.TerminateOnNaN()],
+            ).history
+            return history["loss"], int(model.optimizer.iterations), weighting.sigmas()
+
+        return fit
+
+    def data(self):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(16, 3)).astype("float32")
+        y = {
+            "far": x[:, :1] * 100,
+            "kind": rng.integers(0, 3, size=16).astype("int32"),
+            "near": rng.normal(size=(16, 2)).astype("float32"),
+            "flag": rng.integers(0, 2, size=(16, 1)).astype("float32"),
+        }
+        return x, y, {task: np.ones(16, "float32") for task in self.TASKS}
+
+    def test_without_any_it_trains_to_the_end(self, trained):
+        losses, steps, _ = trained(*self.data())
+        assert np.all(np.isfinite(losses))
+        assert steps == 8
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("place", ["input", "target", "weight"])
+    @pytest.mark.parametrize("batch", [0, 2])
+    def test_the_loss_is_nan_at_once_and_training_stops(self, trained, place, value, batch):
+        x, y, weights = self.data()
+        sample = 4 * batch + 1
+        if place == "input":
+            x[sample, 1] = value
+        elif place == "target":
+            y["far"][sample] = value
+        else:
+            weights["flag"][sample] = value
+        losses, steps, _ = trained(x, y, weights)
+        np.testing.assert_array_equal(losses, [np.nan])
+        assert steps == batch + 1
+
+    def test_a_nan_where_there_is_no_label_is_no_label(self, trained):
+        x, y, weights = self.data()
+        hidden = np.random.default_rng(1).random((16, 2)) < 0.5
+        hidden[:4] = True
+        y["near"][hidden] = np.nan
+        _, _, with_nan = trained(x, y, weights)
+        y["near"][~hidden] *= 3
+        losses, steps, scaled = trained(x, y, weights)
+        assert np.all(np.isfinite(losses))
+        assert steps == 8
+        assert np.all(np.isfinite(with_nan["near"]))
+        # They count for nothing, where those that are labels count.
+        assert not np.allclose(scaled["near"], with_nan["near"])
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_nor_does_a_sample_without_any_label_hide_its_input(self, trained, value):
+        # Its loss counts for nothing, but the gradients of the network are NaN all the same.
+        x, y, weights = self.data()
+        x[1] = value
+        y["near"][1], y["kind"][1] = np.nan, -1
+        weights["far"][1] = weights["flag"][1] = 0
+        losses, steps, _ = trained(x, y, weights)
+        np.testing.assert_array_equal(losses, [np.nan])
+        assert steps == 1
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_a_nan_is_a_label_where_another_value_marks_the_missing_ones(self, value):
+        for likelihood in (Gaussian(missing=-1.0), Categorical(missing=-1), Bernoulli(missing=-1)):
+            layer = UncertaintyWeighting({"a": likelihood})
+            targets = np.array([1.0, value, -1.0], "float32")
+            units = 3 if isinstance(likelihood, Categorical) else 1
+            layer(np.zeros((3, units), "float32"), targets, training=True)
+            assert np.isnan(float(layer.losses[0]))
+            np.testing.assert_array_equal(layer.sigmas()["a"], 1)
+
+    def test_a_first_batch_that_overflows_starts_no_sigma(self):
+        # An optimizer that scales losses leaves such a batch out and goes on.
+        layer = UncertaintyWeighting({"a": Gaussian()})
+        layer(np.full((2, 1), 1e30, "float32"), np.zeros((2, 1)), training=True)
+        assert np.isnan(float(layer.losses[0]))
+        layer(np.full((2, 1), 3, "float32"), np.zeros((2, 1)), training=True)
+        assert layer.sigmas()["a"] == pytest.approx(3)
+
+
+LOGITS = np.array([[1e4, -1e4, 0.0]], "float32")
+EXTREMES = {
+    "a residual of 1e-12": (lambda **k: Gaussian(**k), [[1e-12]], [[0.0]]),
+    "an absolute residual of 1e-12": (lambda **k: Laplace(**k), [[1e-12]], [[0.0]]),
+    "a residual of 1e12": (lambda **k: Gaussian(**k), [[1e12]], [[0.0]]),
+    "an absolute residual of 1e12": (lambda **k: Laplace(**k), [[1e12]], [[0.0]]),
+    "a Huber loss of 1e12": (lambda **k: Gibbs("huber", **k), [[1e12]], [[0.0]]),
+    "no residual": (lambda **k: Gaussian(**k), [[3.0]], [[3.0]]),
+    "no absolute residual": (lambda **k: Laplace(**k), [[3.0]], [[3.0]]),
+    "no Huber loss": (lambda **k: Gibbs("huber", **k), [[3.0]], [[3.0]]),
+    "logits that are right": (lambda **k: Categorical(**k), LOGITS, [0]),
+    "logits that are wrong": (lambda **k: Categorical(**k), LOGITS, [1]),
+    "logits that are right, approximately": (
+        lambda **k: Categorical(approximate=True, **k),
+        LOGITS,
+        [0],
+    ),
+    "logits that are wrong, approximately": (
+        lambda **k: Categorical(approximate=True, **k),
+        LOGITS,
+        [1],
+    ),
+    "a logit that is right": (lambda **k: Bernoulli(**k), [[1e4]], [[1.0]]),
+    "a logit that is wrong": (lambda **k: Bernoulli(**k), [[1e4]], [[0.0]]),
+    "a logit that is wrong, approximately": (
+        lambda **k: Bernoulli(approximate=True, **k),
+        [[-1e4]],
+        [[1.0]],
+    ),
+    "a probability that is wrong": (
+        lambda **k: Bernoulli(from_logits=False, approximate=True, **k),
+        [[0.0]],
+        [[1.0]],
+    ),
+    "probabilities that are wrong": (
+        lambda **k: Categorical(from_logits=False, approximate=True, **k),
+        [[1.0, 0.0]],
+        [1],
+    ),
+}
+
+
+@pytest.mark.parametrize(("likelihood", "predictions", "targets"), EXTREMES.values(), ids=EXTREMES)
+@pytest.mark.parametrize("sigma", [None, 1.0, 1e-3, 1e3])
+def test_loss_and_gradients_are_finite(
+    likelihood, predictions, targets, sigma, value_and_gradients
+):
+    layer = UncertaintyWeighting({"a": likelihood(initial_sigma=sigma)})
+    prediction = keras.Variable(np.array(predictions, "float32"))
+    layer.build(prediction.shape)
+    loss, gradients = value_and_gradients(
+        lambda: layer.combined_loss(
+            prediction.value, keras.ops.convert_to_tensor(np.array(targets)), training=True
+        ),
+        [layer.log_variance, prediction],
+    )
+    assert np.isfinite(loss)
+    for gradient in gradients:
+        assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("residual", [1e-12, 1e12])
+@pytest.mark.parametrize("likelihood", [Gaussian, Laplace])
+def test_sigma_starts_at_residuals_as_small_and_as_large(likelihood, residual):
+    layer = UncertaintyWeighting({"a": likelihood()})
+    layer(np.full((4, 1), residual, "float32"), np.zeros((4, 1)), training=True)
+    expected = residual if likelihood is Gaussian else np.sqrt(2) * residual
+    assert layer.sigmas()["a"] == pytest.approx(expected, rel=1e-4, abs=0)
+    # At its optimum: ½ + ½ · log σ² for the one, 1 + ½ · log σ² for the other.
+    expected = np.log(expected) + (0.5 if likelihood is Gaussian else 1.0)
+    assert float(layer.losses[0]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("residual", "end"), [(1e-18, SMALLEST), (1e18, LARGEST)])
+def test_a_first_batch_beyond_the_bound_starts_at_it(residual, end):
+    layer = UncertaintyWeighting({"a": Gaussian()})
+    layer(np.full((4, 1), residual, "float32"), np.zeros((4, 1)), training=True)
+    assert layer.sigmas()["a"] == pytest.approx(end, rel=1e-4, abs=0)
+    assert np.isfinite(float(layer.losses[0]))
+
+
+@pytest.mark.parametrize("sigma", [1e-14, 1e14])
+def test_an_initial_sigma_beyond_the_bound_is_refused(sigma):
+    layer = UncertaintyWeighting({"depth": Gaussian(initial_sigma=sigma)})
+    with pytest.raises(ValueError, match=f"Task 'depth'.*1e-13 and 1e13.*Received.*{sigma}"):
+        layer.build((None, 1))
+
+
+class TestDrivenToTheEnds:
+    """Ten thousand steps of what drives log-variances apart, and a few that bring them back."""
+
+    # PyTorch takes one at once, which is slow. The ends are reached in a hundred.
+    STEPS, STEPS_AT_ONCE = (2_000, 1) if keras.backend.backend() == "torch" else (10_000, 500)
+
+    def fit(self, model, y, steps):
+        batches = max(steps // 4, 1)
+        x = np.ones((4 * batches, 1), "float32")
+        y = {task: np.repeat(target, 4 * batches, axis=0) for task, target in y.items()}
+        history = model.fit(x, y, batch_size=4, epochs=steps // batches, verbose=0).history
+        assert all(np.all(np.isfinite(values)) for values in history.values()), history
+
+    def test_all_stays_finite_and_comes_back(self):
+        inputs = keras.Input((1,))
+        # Predictions that never change, so that an error of 0 is one for ever.
+        outputs = {
+            task: keras.layers.Dense(
+                len(logits),
+                kernel_initializer="zeros",
+                bias_initializer=keras.initializers.Constant(np.array(logits)),
+                trainable=False,
+            )(inputs)
+            for task, logits in {
+                "right": [0.0],
+                "absolutely": [0.0],
+                "huber": [0.0],
+                "surely": LOGITS[0],
+                "hotter": LOGITS[0],
+                "larger": [0.0],
+            }.items()
+        }
+        model = MultiTaskModel(
+            inputs,
+            outputs,
+            {
+                "right": Gaussian(),
+                "absolutely": Laplace(),
+                "huber": Gibbs("huber"),
+                "surely": Categorical(approximate=True),
+                "hotter": Categorical(),
+                "larger": Gaussian(),
+            },
+        )
+        model.compile(keras.optimizers.Adam(0.1), steps_per_execution=self.STEPS_AT_ONCE)
+        y = {
+            "right": np.zeros((1, 1), "float32"),
+            "absolutely": np.zeros((1, 1), "float32"),
+            "huber": np.zeros((1, 1), "float32"),
+            "surely": np.zeros(1, "int32"),
+            "hotter": np.ones(1, "int32"),
+            "larger": np.full((1, 1), 3e13, "float32"),
+        }
+        self.fit(model, y, self.STEPS)
+        ends = model.weighting.sigmas()
+        for task in ("right", "absolutely", "huber", "surely"):
+            assert ends[task] == pytest.approx(SMALLEST, rel=1e-5, abs=0), task
+        assert ends["larger"] == pytest.approx(LARGEST, rel=1e-5)
+        assert 1e3 < ends["hotter"] <= LARGEST * (1 + 1e-5)  # Logits of 1e4 at 1e6 are even.
+
+        # Not far from the ends, for what comes far beyond a σ stops Adam dead in its tracks.
+        small, large = (np.full((1, 1), residual, "float32") for residual in (1e-12, 1e12))
+        self.fit(model, y | {"right": small, "absolutely": small, "larger": large}, 2000)
+        back = model.weighting.sigmas()
+        assert back["right"] == pytest.approx(1e-12, rel=0.1, abs=0)
+        assert back["absolutely"] == pytest.approx(np.sqrt(2) * 1e-12, rel=0.1, abs=0)
+        assert back["larger"] == pytest.approx(1e12, rel=0.1)
