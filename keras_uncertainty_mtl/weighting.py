@@ -25,6 +25,9 @@ Tensor = Any
 # far too slow for a logarithm. The trainable weight therefore counts this many times in it.
 STEP_SCALE = 10.0
 
+# What a batch counts for in the running mean of a closed form: as one of about the last 20.
+RUNNING_RATE = 0.05
+
 # Of |log σ²|. Single precision holds exp(±60) with room for errors far from what σ stands for.
 BOUND = 60.0
 
@@ -57,6 +60,10 @@ class UncertaintyWeighting(keras.layers.Layer):
         tasks: Dict from each task's name to its likelihood, or to a Keras loss, its name or config.
         loss_weights: Dict from task to a number that multiplies its loss, for tasks that matter
             more than their noise says. `None`, or a task left out: 1.
+        update: How log-variances follow the errors. `"trained"`: by the optimizer of the model, as
+            weights. `"closed_form"`: as the optimum `log(2 · scale · power · L̄) / power`, with `L̄`
+            a running mean over about the last 20 batches, which nothing has to train; where there
+            is none, as for the exact classification likelihoods, they are trained all the same.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -93,6 +100,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         self,
         tasks: Mapping[str, Any],
         loss_weights: Mapping[str, float] | None = None,
+        update: str = "trained",
         **kwargs: Any,
     ) -> None:
         # Without autocast, targets and predictions arrive as they are: losses need their precision.
@@ -100,6 +108,11 @@ class UncertaintyWeighting(keras.layers.Layer):
         self.supports_masking = True
         self.tasks = _validate_tasks(tasks)
         self.loss_weights = _validate_loss_weights(loss_weights, list(self.tasks))
+        if update not in ("trained", "closed_form"):
+            raise ValueError(
+                f'`update` must be "trained" or "closed_form". Received: update={update!r}'
+            )
+        self.update = update
 
     def build(self, predictions_shape: Any) -> None:
         """Creates the log-variances: one for each task, or for each channel where a task has so."""
@@ -113,8 +126,6 @@ class UncertaintyWeighting(keras.layers.Layer):
                 entries = _initial_log_variances(likelihood, shapes[task])
             self._entries[task] = slice(len(initial), len(initial) + len(entries))
             initial += entries
-        self._starts_from_data = None in initial
-
         self.log_variance = self.add_weight(
             name="log_variance",
             shape=(len(initial),),
@@ -138,6 +149,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._multiplies = self._each_entry(
             likelihood.weights_loss for likelihood in self.tasks.values()
         )
+        self._tracks = self._multiplies.astype(bool) & (self.update == "closed_form")
+        self._follows_data = None in initial or self._tracks.any()
         self._statistics = TaskStatistics(list(self.tasks))
 
     def call(
@@ -216,7 +229,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
         totals = sum_over_replicas(totals)
         means = global_mean(sums, totals)
-        log_variance = self._start(means, training)
+        log_variance = self._follow(means, training)
         if report:
             self._statistics.update_state(losses, weights, self._task_sigmas(log_variance))
 
@@ -297,6 +310,7 @@ class UncertaintyWeighting(keras.layers.Layer):
                 for task, likelihood in self.tasks.items()
             },
             "loss_weights": dict(self.loss_weights),
+            "update": self.update,
         }
 
     @property
@@ -335,9 +349,9 @@ class UncertaintyWeighting(keras.layers.Layer):
             ops.convert_to_tensor(self.initial_log_variance) + step
         )
 
-    def _start(self, means: Tensor, training: bool) -> Tensor:
-        """The log-variances, those that are observed for the first time set to their optimum."""
-        if not (training and self.trainable and self._starts_from_data):
+    def _follow(self, means: Tensor, training: bool) -> Tensor:
+        """The log-variances, once those that start from this batch or track all batches did so."""
+        if not (training and self.trainable and self._follows_data):
             return self._current_log_variance()
         started = ops.convert_to_tensor(self.started)
         initial = ops.convert_to_tensor(self.initial_log_variance)
@@ -349,12 +363,23 @@ class UncertaintyWeighting(keras.layers.Layer):
         optimum = ops.divide(
             ops.log(ops.multiply(2.0 * self._scale * self._power, mean)), self._power
         )
-        optimum = ops.clip(optimum, -BOUND, BOUND)
-        self.initial_log_variance.assign(ops.where(starts, optimum, initial))
+        followed = ops.where(starts, optimum, initial)
+        if self._tracks.any():
+            # The running mean of raw losses, as a logarithm, which does not overflow.
+            running = ops.logaddexp(
+                math.log1p(-RUNNING_RATE) + ops.multiply(self._power, followed),
+                math.log(RUNNING_RATE) + ops.multiply(self._power, optimum),
+            )
+            tracks = ops.logical_and(self._tracks, has_error)
+            followed = ops.where(tracks, ops.divide(running, self._power), followed)
+        followed = ops.clip(followed, -BOUND, BOUND)
+        self.initial_log_variance.assign(followed)
         self.started.assign(ops.logical_or(started, has_error))
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
-        return ops.where(starts, optimum, self._current_log_variance())
+        return ops.where(
+            ops.logical_or(starts, self._tracks), followed, self._current_log_variance()
+        )
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""

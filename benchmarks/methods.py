@@ -1,0 +1,183 @@
+"""What this package is compared with: the rules of the literature, each from its own paper.
+
+Each makes one number of the tasks' mean raw losses `L`; all else is the package's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_uncertainty_mtl import Categorical, Likelihood, UncertaintyWeighting
+from keras_uncertainty_mtl.observations import Observations
+from keras_uncertainty_mtl.reductions import global_mean
+
+Tensor = Any
+Tasks = dict[str, Likelihood]
+
+
+class Rule(UncertaintyWeighting):
+    """Base class: a rule overrides `weigh`, and says whether it trains the log-variances."""
+
+    trains = False
+
+    def build(self, predictions_shape: Any) -> None:
+        super().build(predictions_shape)
+        self.log_variance.trainable = self.trains
+
+    def combined_loss(
+        self,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        training: bool = False,
+        report: bool = True,
+    ) -> Tensor:
+        sums = [
+            Observations.of(
+                likelihood, predictions[task], targets[task], None, self.compute_dtype
+            ).loss_sums()
+            for task, likelihood in self.tasks.items()
+        ]
+        return self.weigh(ops.stack([global_mean(*pair) for pair in sums]))
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        """The combined loss.
+
+        Args:
+            losses: Vector of the tasks' mean raw losses.
+
+        Returns:
+            Scalar tensor.
+        """
+        raise NotImplementedError
+
+
+class FixedWeights(Rule):
+    """`Σ w·L`, the weights given as `loss_weights`."""
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        return ops.sum(ops.multiply(list(self.loss_weights.values()), losses))
+
+
+class PlainUncertainty(Rule):
+    """`Σ exp(-s)·L + ½·s`, s a weight that starts at 0 and is trained as all others are.
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 10
+    """
+
+    trains = True
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        log_variance = ops.convert_to_tensor(self.log_variance)
+        return ops.sum(ops.exp(-log_variance) * losses + 0.5 * log_variance)
+
+
+class PositiveRegulariser(Rule):
+    """`Σ ½·exp(-s)·L + log(1 + exp(s))`, s a weight that starts at 0.
+
+    References:
+        - [Liebel & Körner, 2018](https://arxiv.org/abs/1805.06334), Eq. 4
+    """
+
+    trains = True
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        log_variance = ops.convert_to_tensor(self.log_variance)
+        return ops.sum(0.5 * ops.exp(-log_variance) * losses + ops.softplus(log_variance))
+
+
+class AnalyticalUncertainty(Rule):
+    """`Σ L / L'`, L' the value of L alone, without its gradient: the closed form on each batch.
+
+    References:
+        - [Kirchdorfer et al., 2024](https://arxiv.org/abs/2408.07985), UW-O
+    """
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        return ops.sum(ops.divide_no_nan(losses, ops.stop_gradient(losses)))
+
+
+class SoftmaxUncertainty(Rule):
+    """`Σ w·L`, where `w = softmax((1 / L') / temperature)`.
+
+    References:
+        - [Kirchdorfer et al., 2024](https://arxiv.org/abs/2408.07985), UW-SO
+    """
+
+    def __init__(self, tasks: Tasks, temperature: float) -> None:
+        super().__init__(tasks)
+        self.temperature = temperature
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        inverse = 1.0 / ops.maximum(ops.stop_gradient(losses), keras.config.epsilon())
+        return ops.sum(ops.softmax(inverse / self.temperature) * losses)
+
+
+class DynamicWeightAverage(Rule):
+    """`Σ w·L`, where `w = T·softmax(r / 2)`, r the ratio of the mean losses of the last two epochs.
+
+    References:
+        - [Liu, Johns & Davison, 2019](https://arxiv.org/abs/1803.10704), Eq. 7
+    """
+
+    TEMPERATURE = 2.0
+
+    def __init__(self, tasks: Tasks, steps_per_epoch: int) -> None:
+        super().__init__(tasks)
+        self.steps_per_epoch = steps_per_epoch
+
+    def build(self, predictions_shape: Any) -> None:
+        super().build(predictions_shape)
+        state = {"shape": (len(self.tasks),), "trainable": False}
+        self.running = self.add_weight(**state, initializer="zeros", name="running")
+        self.last = self.add_weight(**state, initializer="ones", name="last")
+        self.weights_now = self.add_weight(**state, initializer="ones", name="weights_now")
+        self.step = self.add_weight(shape=(), initializer="zeros", trainable=False, name="step")
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        step = self.step + 1.0
+        mean = self.running + ops.stop_gradient(losses) / self.steps_per_epoch
+        ends = ops.equal(step % self.steps_per_epoch, 0)
+        # The second epoch still has nothing to compare with.
+        compares = ops.logical_and(ends, step > self.steps_per_epoch)
+        ratio = ops.divide_no_nan(mean, self.last) / self.TEMPERATURE
+        loss = ops.sum(self.weights_now * losses)
+        self.weights_now.assign(
+            ops.where(compares, len(self.tasks) * ops.softmax(ratio), self.weights_now)
+        )
+        self.last.assign(ops.where(ends, mean, self.last))
+        self.running.assign(ops.where(ends, ops.zeros_like(mean), mean))
+        self.step.assign(step)
+        return loss
+
+
+class RandomWeights(Rule):
+    """`Σ w·L`, where `w = T·softmax(z)`, z from the normal distribution at each step.
+
+    References:
+        - [Lin et al., 2022](https://arxiv.org/abs/2111.10603), RLW
+    """
+
+    def __init__(self, tasks: Tasks, seed: int) -> None:
+        super().__init__(tasks)
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        normal = keras.random.normal((len(self.tasks),), seed=self.seed_generator)
+        return len(self.tasks) * ops.sum(ops.softmax(normal) * losses)
+
+
+def units(tasks: Tasks, targets: dict[str, Any]) -> dict[str, float]:
+    """The weights that make every regression's loss what it is on standardised targets."""
+    return {
+        task: 1.0
+        if isinstance(likelihood, Categorical)
+        # A squared error has the unit of the target squared, an absolute error that of the target.
+        else float(np.nanstd(targets[task]) ** (-2.0 * likelihood.power))
+        for task, likelihood in tasks.items()
+    }
