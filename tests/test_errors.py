@@ -114,6 +114,10 @@ CONSTRUCTIONS = {
         lambda: UncertaintyWeighting({"depth": "mse"}).sigmas(),
         "no log-variances yet.*Call it",
     ),
+    "an unknown way to update": (
+        lambda: UncertaintyWeighting({"depth": "mse"}, update="analytic"),
+        '"trained" or "closed_form".*\'analytic\'',
+    ),
     "loss weights in a list": (
         lambda: UncertaintyWeighting({"depth": "mse"}, loss_weights=[1.0]),
         "`loss_weights` must be a dict",

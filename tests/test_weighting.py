@@ -1,5 +1,7 @@
 """The layer: what it adds up, what it reports, and how its log-variances start and stay."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from keras_uncertainty_mtl import (
     Gibbs,
     Laplace,
     Likelihood,
+    MultiTaskModel,
     UncertaintyWeighting,
 )
 
@@ -476,6 +479,106 @@ def test_users_likelihoods():
     assert added_loss(layer, [f, f], [y, y]) == pytest.approx(expected, rel=1e-5)
 
 
+class TestClosedForm:
+    """`update="closed_form"`: σ tracks the optimum for a running mean over about 20 batches."""
+
+    SCALES = (1e3, 1.0, 1e-3)
+
+    def batches(self, count):
+        rng = np.random.default_rng(0)
+        for _ in range(count):
+            yield {
+                "squares": rng.normal(scale=self.SCALES[0], size=(16, 2)),
+                "values": rng.normal(scale=self.SCALES[1], size=(16, 1)),
+                "channels": rng.normal(scale=self.SCALES[2], size=(16, 3)),
+            }
+
+    def layer(self, **keywords):
+        return UncertaintyWeighting(
+            {
+                "squares": Gaussian(**keywords),
+                "values": Laplace(missing=np.nan, **keywords),
+                "channels": Gaussian(per_channel=True, **keywords),
+            },
+            update="closed_form",
+        )
+
+    def track(self, layer, batches):
+        for y in batches:
+            layer({task: np.zeros_like(value) for task, value in y.items()}, y, training=True)
+
+    def expected(self, batches, start=None):
+        """The closed forms of exponential running means, the first batch counting in full."""
+        means = start
+        for y in batches:
+            losses = {
+                "squares": np.mean(y["squares"] ** 2),
+                "values": np.mean(np.abs(y["values"])),
+                "channels": np.mean(y["channels"] ** 2, axis=0),
+            }
+            means = {
+                task: loss if means is None else 0.95 * means[task] + 0.05 * loss
+                for task, loss in losses.items()
+            }
+        return {
+            "squares": np.sqrt(means["squares"]),
+            "values": np.sqrt(2) * means["values"],
+            "channels": np.sqrt(means["channels"]),
+        }
+
+    def assert_sigmas(self, layer, expected):
+        for task, sigma in layer.sigmas().items():
+            np.testing.assert_allclose(sigma, expected[task], rtol=1e-4, err_msg=task)
+
+    def test_is_that_of_a_running_mean(self):
+        layer = self.layer()
+        self.track(layer, self.batches(30))
+        self.assert_sigmas(layer, self.expected(self.batches(30)))
+
+    def test_a_given_sigma_is_where_the_mean_starts(self):
+        layer = self.layer(initial_sigma=2.0)
+        self.track(layer, self.batches(3))
+        start = {"squares": 4.0, "values": np.sqrt(2), "channels": np.full(3, 4.0)}
+        self.assert_sigmas(layer, self.expected(self.batches(3), start))
+
+    def test_a_batch_without_labels_does_not_count(self):
+        layer = self.layer()
+        first, second, third = self.batches(3)
+        self.track(layer, [first, second | {"values": np.full((16, 1), np.nan)}, third])
+        values = [np.mean(np.abs(y["values"])) for y in (first, third)]
+        expected = np.sqrt(2) * (0.95 * values[0] + 0.05 * values[1])
+        assert layer.sigmas()["values"] == pytest.approx(expected, rel=1e-4)
+
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_neither_evaluation_nor_a_frozen_layer_tracks(self, frozen):
+        layer = self.layer()
+        self.track(layer, self.batches(2))
+        before = layer.sigmas()
+        layer.trainable = not frozen
+        for y in self.batches(2):
+            layer(y, {task: 3 * value for task, value in y.items()}, training=frozen)
+        self.assert_sigmas(layer, before)
+
+    def test_the_optimizer_moves_the_exact_forms_alone(self):
+        rng = np.random.default_rng(0)
+        inputs = keras.Input((4,))
+        outputs = {"number": keras.layers.Dense(1)(inputs), "class": keras.layers.Dense(3)(inputs)}
+        weighting = UncertaintyWeighting(
+            {"number": Gaussian(), "class": Categorical()}, update="closed_form"
+        )
+        model = MultiTaskModel(inputs, outputs, weighting)
+        model.compile(keras.optimizers.Adam(1e-2))
+        x = rng.normal(size=(64, 4))
+        y = {"number": rng.normal(size=(64, 1)), "class": rng.integers(0, 3, 64)}
+        with warnings.catch_warnings():
+            # Keras warns of a weight that has no gradient.
+            warnings.simplefilter("error")
+            model.fit(x, y, epochs=3, verbose=0)
+        number, classes = keras.ops.convert_to_numpy(weighting.log_variance)
+        assert number == 0
+        assert classes != 0
+
+
 def test_config_makes_the_same_layer():
     layer = UncertaintyWeighting(
         {
@@ -485,6 +588,7 @@ def test_config_makes_the_same_layer():
             "b": "mae",
         },
         loss_weights={"a": 2.0},
+        update="closed_form",
         name="weights",
     )
     config = keras.saving.serialize_keras_object(layer)
@@ -494,4 +598,5 @@ def test_config_makes_the_same_layer():
     assert again.name == "weights"
     assert again.tasks["z"].degrees_of_freedom == 7.0
     assert again.loss_weights["a"] == 2.0
+    assert again.update == "closed_form"
     assert isinstance(again.tasks["b"], Laplace)
