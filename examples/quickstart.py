@@ -8,9 +8,7 @@ of all grey levels, some hundreds. Nobody has to say how much each of the three 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from examples.command_line import format_table, positive
+from examples.serving import check_serving
 from keras_uncertainty_mtl import Categorical, Gaussian, Laplace, MultiTaskModel
 from keras_uncertainty_mtl.plotting import plot_history
 
@@ -29,7 +29,6 @@ CODE_SIZE = 8
 LARGEST_SIDE = 32
 HELD_OUT = 0.2
 SERVED_IMAGES = 256
-SERVING_TOLERANCE = 1e-4
 
 
 class Task(NamedTuple):
@@ -94,7 +93,7 @@ def main() -> None:
         "weight": {task: f"{weight:.3g}" for task, weight in weighting.task_weights().items()},
     }
     print(f"\nHeld out: {len(test.images)} of {len(images)} images, seed {options.seed}\n")
-    print(format_table(columns))
+    print(format_columns(columns))
 
     model.export(options.output_dir / "saved_model", verbose=False)
     check_serving(model, options.output_dir / "saved_model", test.images[:SERVED_IMAGES])
@@ -130,13 +129,6 @@ def parse_arguments() -> argparse.Namespace:
         help="where the picture and the SavedModel go (%(default)s)",
     )
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
-    return number
 
 
 def digits() -> tuple[Any, Any]:
@@ -297,46 +289,11 @@ def measure(predictions: Outputs, test: Examples) -> dict[str, str]:
     }
 
 
-def format_table(columns: dict[str, dict[str, str]]) -> str:
+def format_columns(columns: dict[str, dict[str, str]]) -> str:
     rows = [["task", "held-out metric", *columns]]
     for name, task in TASKS.items():
         rows.append([name, task.metric, *(column[name] for column in columns.values())])
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index < 2 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-
-
-def check_serving(model: keras.Model, saved_model: Path, images: Any) -> None:
-    """Ends the run unless a process without Keras and the package predicts the same."""
-    expected = model.predict(images, verbose=0)
-    with tempfile.TemporaryDirectory() as directory:
-        images_file, predictions_file = Path(directory, "images.npy"), Path(directory, "served.npz")
-        np.save(images_file, images)
-        script = Path(__file__).with_name("serve.py")
-        served = subprocess.run(
-            [sys.executable, script, saved_model, images_file, predictions_file],
-            capture_output=True,
-            text=True,
-        )
-        if served.returncode:
-            sys.exit(f"The SavedModel cannot be served:\n{served.stderr}")
-        with np.load(predictions_file) as predictions:
-            differences = {
-                task: np.abs(predictions[task] - value).max() / np.abs(value).max()
-                for task, value in expected.items()
-            }
-    largest = np.max(list(differences.values()))
-    print(
-        "\nThe SavedModel, in a new process that can import neither Keras nor this package: "
-        f"largest difference {largest:.1e} of the largest prediction"
-    )
-    if not largest < SERVING_TOLERANCE:
-        sys.exit(f"The SavedModel disagrees with the model: {differences}")
+    return format_table(rows, text_columns=2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from examples.serving import check_serving
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("module", ["keras", "keras_uncertainty_mtl"])
+def test_the_serving_process_can_import_neither_keras_nor_the_package(module):
+    run = subprocess.run(
+        [sys.executable, "-c", f"import examples.serve, {module}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert f"import of {module} halted" in run.stderr
+
+
+def test_a_saved_model_that_disagrees_ends_the_run(tmp_path):
+    image = keras.Input((2, 2, 1))
+    model = keras.Model(image, {"ink": keras.layers.Dense(1)(keras.layers.Flatten()(image))})
+    model.export(tmp_path / "saved_model", verbose=False)
+    images = np.ones((3, 2, 2, 1), "float32")
+    check_serving(model, tmp_path / "saved_model", images)
+
+    model.set_weights([1.01 * weight for weight in model.get_weights()])
+    with pytest.raises(SystemExit, match="disagrees"):
+        check_serving(model, tmp_path / "saved_model", images)
+    with pytest.raises(SystemExit, match="cannot be served"):
+        check_serving(model, tmp_path / "nothing here", images)
