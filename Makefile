@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint clean
+.PHONY: help venv demo scenes test lint clean
 # Two installs at once into one environment would break it.
 .NOTPARALLEL:
 
@@ -18,6 +18,10 @@ venv: $(VENV)/dev.installed  ## make .venv, with all that developing needs
 demo: $(VENV)/examples.installed  ## run examples/quickstart.py (ARGS="--epochs 5" hands arguments on)
 	@$(BIN)/python -m examples.quickstart $(ARGS)
 
+# The paper's network has an extra of its own.
+scenes: $(VENV)/scenes.installed $(if $(findstring paper,$(ARGS)),$(VENV)/paper.installed)  ## train the paper's three tasks (ARGS="--dataset cityscapes --network paper" where there is a GPU)
+	@$(BIN)/python -m examples.scenes.train $(ARGS)
+
 test: $(VENV)/test.installed  ## run the test suite (ARGS="-k sigma" hands arguments on)
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
@@ -27,7 +31,7 @@ lint: $(VENV)/lint.installed  ## ruff and mypy
 	@$(BIN)/mypy
 
 clean:  ## remove all that is made here
-	rm -rf $(VENV) *.egg-info build dist quickstart_output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) *.egg-info build dist quickstart_output scenes_output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp for each extra, so that each target installs no more than it needs, and only when the

@@ -11,6 +11,13 @@ from examples.scenes.labels import UNLABELLED
 
 Tensor = Any
 
+# How tables and figures call the tasks' metrics: mean IoU is given in percent, as in the paper.
+METRIC_NAMES = {
+    "classes": "mean IoU (%)",
+    "instances": "instance error (px)",
+    "inverse_depth": "inverse depth error (px)",
+}
+
 
 @keras.saving.register_keras_serializable(package="scenes")
 class MeanErrorWhereKnown(keras.metrics.Mean):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
+from keras import ops
 
 from examples.scenes.labels import UNLABELLED
 from keras_uncertainty_mtl import Categorical, Laplace, Likelihood
@@ -13,20 +15,53 @@ Tensor = Any
 NAN = float("nan")
 
 
-def scene_tasks() -> dict[str, Likelihood]:
+def scene_tasks(initial_sigma: float | None = None) -> dict[str, Likelihood]:
     """The likelihoods of the three tasks.
 
     As in the paper: cross-entropy on pixels that have a label, L1 on pixels that belong to an
     instance, L1 on pixels that have a depth.
 
+    Args:
+        initial_sigma: The σ that all of them start from. `None`: where each does so by itself.
+
     Returns:
         Dict from task to likelihood.
     """
     return {
-        "classes": Categorical(missing=UNLABELLED),
-        "instances": Laplace(missing=NAN),
-        "inverse_depth": Laplace(missing=NAN),
+        "classes": Categorical(missing=UNLABELLED, initial_sigma=initial_sigma),
+        "instances": Laplace(missing=NAN, initial_sigma=initial_sigma),
+        "inverse_depth": Laplace(missing=NAN, initial_sigma=initial_sigma),
     }
+
+
+def scene_losses() -> dict[str, Any]:
+    """The raw losses of the same, as stock Keras takes them in `compile(loss=...)`.
+
+    Returns:
+        Dict from task to a loss that is a mean over the pixels of a batch that have a target.
+    """
+    return {
+        "classes": keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, ignore_class=UNLABELLED, reduction="mean_with_sample_weight"
+        ),
+        "instances": mean_absolute_error_where_known,
+        "inverse_depth": mean_absolute_error_where_known,
+    }
+
+
+def mean_absolute_error_where_known(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """The mean absolute error over the elements whose target is not NaN, 0 if there is none.
+
+    Args:
+        y_true: Tensor of targets.
+        y_pred: Tensor of predictions, of the same shape.
+
+    Returns:
+        Scalar tensor.
+    """
+    known = ops.logical_not(ops.isnan(y_true))
+    errors = ops.where(known, ops.abs(ops.where(known, y_true, 0.0) - y_pred), 0.0)
+    return ops.divide_no_nan(ops.sum(errors), ops.sum(ops.cast(known, errors.dtype)))
 
 
 def to_targets(example: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
