@@ -1,0 +1,127 @@
+"""The paper's Table 1 and Figure 2 on rendered streets, and where σ ends from wherever it starts.
+
+    python -m examples.scenes.compare
+
+Every finished run is a row of runs.csv. It may be stopped at any time, and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import joblib
+
+from examples.command_line import positive
+from examples.scenes.methods import RUNS, TASKS, Run
+from examples.scenes.report import write_report
+from examples.scenes.runs import Row, Settings, carry_out, prepare
+
+
+def main() -> None:
+    options = parse_arguments()
+    settings = Settings(options.dataset, options.data_dir, options.epochs)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    path = options.output_dir / "runs.csv"
+    rows = read_rows(path)
+    check_settings(rows, settings, path)
+    if not options.report:
+        carry_out_the_rest(rows, settings, options.jobs, path)
+    if missing := unfinished(rows):
+        sys.exit(f"{len(missing)} of {len(RUNS)} runs are missing from {path}.")
+    write_report(rows, options.output_dir)
+    print(f"In {options.output_dir}: runs.csv, table.md, figure2.png, starts.png")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", default="streets/32x64", help="see examples.scenes.train (%(default)s)")
+    add("--data-dir", help="where TensorFlow Datasets keeps its data")
+    add(
+        "--epochs",
+        type=positive,
+        default=20,
+        help="how often each network sees its images (%(default)s)",
+    )
+    add(
+        "--jobs",
+        type=positive,
+        default=joblib.cpu_count(),
+        help="how many runs at a time, each on one core (%(default)s)",
+    )
+    add(
+        "--output-dir",
+        type=Path,
+        default=Path(__file__).with_name("results"),
+        help="where the runs, the table and the figures go (%(default)s)",
+    )
+    add("--report", action="store_true", help="only draw anew from runs.csv")
+    return parser.parse_args()
+
+
+def carry_out_the_rest(rows: list[Row], settings: Settings, jobs: int, path: Path) -> None:
+    """Adds a row for each run that has none yet, to `rows` and to the file."""
+    pending = unfinished(rows)
+    print(f"{len(rows)} of {len(RUNS)} runs are finished, {jobs} at a time go on.", flush=True)
+    if not pending:
+        return
+    prepare(settings)
+    start = time.perf_counter()
+    # Every row is handed back as soon as it is there, and no run waits for another to be so.
+    parallel = joblib.Parallel(jobs, return_as="generator_unordered", batch_size=1)
+    for row in parallel(joblib.delayed(carry_out)(run, settings) for run in pending):
+        rows.append(row)
+        write_rows(rows, path)
+        left = len(RUNS) - len(rows)
+        hours = (time.perf_counter() - start) / (len(pending) - left) * left / 3600
+        values = ", ".join(f"{task} {row[f'test_{task}'] or '-'}" for task in TASKS)
+        print(
+            f"{len(rows)}/{len(RUNS)}  {row['method']}, seed {row['seed']}: {values}  "
+            f"({float(row['seconds']):.0f} s, {hours:.1f} h left)",
+            flush=True,
+        )
+
+
+def unfinished(rows: Sequence[Row]) -> list[Run]:
+    finished = {(row["method"], row["seed"]) for row in rows}
+    return [run for run in RUNS if (run.method.name, str(run.seed)) not in finished]
+
+
+def check_settings(rows: Sequence[Row], settings: Settings, path: Path) -> None:
+    for row in rows:
+        if (row["dataset"], row["epochs"]) != (settings.dataset, str(settings.epochs)):
+            sys.exit(
+                f"{path} holds runs with --dataset {row['dataset']} --epochs {row['epochs']}: "
+                "go on with these, or give another --output-dir."
+            )
+
+
+def read_rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Replaces the file as a whole, so that there is no moment at which half of it is there."""
+    unfinished_file = path.with_suffix(".tmp")
+    with unfinished_file.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished_file.replace(path)
+
+
+if __name__ == "__main__":
+    main()

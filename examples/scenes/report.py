@@ -1,0 +1,234 @@
+"""The table and the figures of a finished comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from examples.scenes.methods import (
+    ALL,
+    DEPTH_WEIGHTS,
+    EQUAL,
+    GRID,
+    INSTANCE_WEIGHTS,
+    LINE,
+    LINE_TASKS,
+    PAIRS,
+    SINGLE,
+    STARTS,
+    TASKS,
+    Method,
+)
+from examples.scenes.metrics import METRIC_NAMES
+from examples.scenes.training import STEPS_BETWEEN_SIGMAS
+
+Row = Mapping[str, str]
+Array = npt.NDArray[np.float64]
+
+# What a larger metric means: mean IoU is better then, errors are worse.
+SIGNS = {"classes": 1.0, "instances": -1.0, "inverse_depth": -1.0}
+
+
+def write_report(rows: Sequence[Row], directory: Path) -> None:
+    """Writes table.md, figure2.png and starts.png.
+
+    Args:
+        rows: Those of the CSV file, one for each run.
+        directory: Where they go.
+    """
+    results = Results(rows)
+    (directory / "table.md").write_text(format_report(results), encoding="utf-8")
+    plot_line(results).savefig(directory / "figure2.png", dpi=150)
+    plot_starts(results).savefig(directory / "starts.png", dpi=150)
+
+
+class Results:
+    """The runs of a comparison by method.
+
+    Args:
+        rows: Those of the CSV file, one for each run.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def runs(self, method: Method) -> list[Row]:
+        """The rows of a method, one for each seed."""
+        return [row for row in self.rows if row["method"] == method.name]
+
+    def values(self, method: Method, task: str, split: str = "test") -> Array:
+        """The metric of a task in each run of a method, mean IoU in percent."""
+        factor = 100.0 if task == "classes" else 1.0
+        return factor * np.array([float(row[f"{split}_{task}"]) for row in self.runs(method)])
+
+    def goodness(self, method: Method, split: str) -> Array:
+        """How much better a method is at each task than a network for that task alone.
+
+        The relative difference of the mean metric; positive is better.
+        """
+        differences = []
+        for task, alone in zip(TASKS, SINGLE, strict=True):
+            reference = self.values(alone, task, split).mean()
+            difference = self.values(method, task, split).mean() - reference
+            differences.append(SIGNS[task] * difference / reference)
+        return np.array(differences)
+
+    def best_fixed(self) -> Method:
+        """The fixed weighting with the largest mean goodness on the validation images."""
+        return max(GRID, key=lambda method: self.goodness(method, "validation").mean())
+
+    def dominating(self, method: Method) -> list[Method]:
+        """The fixed weightings that are at least as good as a method at all tasks, tested."""
+        goodness = self.goodness(method, "test")
+        return [one for one in GRID if (self.goodness(one, "test") >= goodness).all()]
+
+
+def format_report(results: Results) -> str:
+    """The tables and what they show, as Markdown."""
+    best = results.best_fixed()
+    main = [(f"{_name(task)} alone", method) for task, method in zip(TASKS, SINGLE, strict=True)]
+    main += [("equal weights", EQUAL), (f"best of {len(GRID)} fixed weightings", best)]
+    main += [("uncertainty", method) for method in (*PAIRS, ALL)]
+    _, instances, inverse_depth = best.weights or ()
+    inside = instances in INSTANCE_WEIGHTS[1:-1] and inverse_depth in DEPTH_WEIGHTS[1:-1]
+    dominating = ", ".join(method.name for method in results.dominating(ALL)) or "none"
+    last = {
+        task: [float(results.runs(start)[0][f"sigma_{task}"].split()[-1]) for start in STARTS]
+        for task in TASKS
+    }
+    ends = "; ".join(f"{_name(task)} {min(s):.3g} to {max(s):.3g}" for task, s in last.items())
+    starts = [start.initial_log_variance for start in STARTS]
+    return "\n".join(
+        [
+            _format_table(main, results),
+            "",
+            "The best fixed weighting is that with the largest mean relative improvement over the "
+            f"networks for one task on the validation images; it is {'' if inside else 'not '}"
+            "inside of the grid.",
+            "",
+            f"Fixed weightings that are nowhere worse than uncertainty: {dominating}.",
+            "",
+            f"σ at the end, from initial log σ² of {starts[0]:g} to {starts[-1]:g}: {ends}.",
+            "",
+            "All fixed weightings:",
+            "",
+            _format_table([("fixed", method) for method in GRID], results),
+            "",
+            _format_settings(results),
+            "",
+        ]
+    )
+
+
+def _format_table(methods: Sequence[tuple[str, Method]], results: Results) -> str:
+    """A row for each method: its weights, and mean ± standard deviation of its metrics."""
+    header = ["", *map(_name, TASKS), *METRIC_NAMES.values()]
+    lines = [header, ["---", *[":-:"] * len(TASKS), *["--:"] * len(TASKS)]]
+    for label, method in methods:
+        weights = method.weights or ["learnt"] * len(method.tasks)
+        weight_of = dict(zip(method.tasks, weights, strict=True))
+        line = [label, *(str(weight_of.get(task, "")) for task in TASKS)]
+        for task in TASKS:
+            if task in method.tasks:
+                values = results.values(method, task)
+                digits = 1 if task == "classes" else 3
+                line.append(f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}")
+            else:
+                line.append("")
+        lines.append(line)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _format_settings(results: Results) -> str:
+    row = results.rows[0]
+    hours = sum(float(row["seconds"]) for row in results.rows) / 3600
+    return (
+        f"Test metrics, mean ± standard deviation over {len(results.runs(ALL))} seeds. "
+        f"{row['dataset']}: {row['train_images']} training, {row['validation_images']} validation, "
+        f"{row['test_images']} test images; {row['epochs']} epochs; {len(results.rows)} runs, "
+        f"{hours:.1f} hours of one core in all; TensorFlow {row['tensorflow']}, Keras "
+        f"{row['keras']}."
+    )
+
+
+def plot_line(results: Results) -> Figure:
+    """Draws the metric of each of two tasks along the line of their fixed weights."""
+    learnt = next(method for method in PAIRS if method.tasks == LINE_TASKS)
+    shares = np.array([method.weights[0] for method in LINE if method.weights])
+    figure = Figure(figsize=(10.0, 3.8), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(LINE_TASKS)), LINE_TASKS, strict=True):
+        fixed = [results.values(method, task) for method in LINE]
+        axes.errorbar(
+            shares,
+            [values.mean() for values in fixed],
+            [values.std(ddof=1) for values in fixed],
+            marker="o",
+            markersize=4,
+            capsize=3,
+            label="fixed weights",
+        )
+        for method, name, colour in (
+            (SINGLE[TASKS.index(task)], f"{_name(task)} alone", "C3"),
+            (learnt, "uncertainty", "C2"),
+        ):
+            values = results.values(method, task)
+            axes.axhline(values.mean(), color=colour, linestyle="--", label=name)
+            deviation = values.std(ddof=1)
+            axes.axhspan(
+                values.mean() - deviation, values.mean() + deviation, color=colour, alpha=0.12
+            )
+        axes.set(
+            title=_name(task),
+            xscale="logit",
+            xlabel="weight w of classes, 1 - w of inverse depth",
+            ylabel=METRIC_NAMES[task],
+        )
+        axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.3)
+    figure.axes[-1].legend()
+    return figure
+
+
+def plot_starts(results: Results) -> Figure:
+    """Draws each task's σ over training from each of the initial log-variances."""
+    colours = colormaps["viridis"](np.linspace(0.0, 0.95, len(STARTS)))
+    figure = Figure(figsize=(12.0, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(TASKS), sharey=True)
+    for axes, task in zip(panels, TASKS, strict=True):
+        for method, colour in zip(STARTS, colours, strict=True):
+            _draw_sigma(
+                axes,
+                results.runs(method)[0],
+                task,
+                color=colour,
+                label=f"{method.initial_log_variance:g}",
+            )
+        _draw_sigma(
+            axes, results.runs(ALL)[0], task, color="black", linestyle="--", label="default"
+        )
+        axes.set(title=_name(task), xscale="log", yscale="log", xlabel="training step")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("σ")
+    panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_locator(NullLocator())
+    panels[-1].legend(title="initial log σ²", fontsize="small", ncols=2)
+    return figure
+
+
+def _draw_sigma(axes: Axes, row: Row, task: str, **style: Any) -> None:
+    sigmas = np.array(row[f"sigma_{task}"].split(), float)
+    axes.plot(1 + STEPS_BETWEEN_SIGMAS * np.arange(len(sigmas)), sigmas, **style)
+
+
+def _name(task: str) -> str:
+    return task.replace("_", " ")

@@ -1,0 +1,268 @@
+import itertools
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from examples.scenes import compare, methods, report
+
+ROOT = Path(__file__).parents[2]
+TASKS = ["classes", "instances", "inverse_depth"]
+TIME_LIMIT = 300
+
+
+def made_up_rows(seed=0):
+    """A row for each run, with numbers out of a hat."""
+    rng = np.random.default_rng(seed)
+    return [made_up_row(run, rng) for run in methods.RUNS]
+
+
+def made_up_row(run, rng):
+    row = {"method": run.method.name, "seed": str(run.seed)}
+    for split, task in itertools.product(("validation", "test"), TASKS):
+        known = task in run.method.tasks
+        row[f"{split}_{task}"] = f"{rng.uniform(0.3, 0.7):.5f}" if known else ""
+    for task in TASKS:
+        learnt = run.method.weights is None and task in run.method.tasks
+        row[f"sigma_{task}"] = "1.5 0.9 0.7" if learnt else ""
+    return row | {
+        "seconds": "36.0",
+        "dataset": "streets/few",
+        "train_images": "8",
+        "validation_images": "2",
+        "test_images": "4",
+        "epochs": "1",
+        "tensorflow": "2.21.0",
+        "keras": "3.15.1",
+    }
+
+
+def set_metrics(rows, method, values, split="test"):
+    for row in rows:
+        if row["method"] == method.name:
+            row |= {
+                f"{split}_{task}": str(value) for task, value in zip(TASKS, values, strict=True)
+            }
+
+
+def tables(text):
+    """The tables of a Markdown text, each a list of rows of cells."""
+    found = re.findall(r"(?:^\|.*\|\n?)+", text, flags=re.MULTILINE)
+    return [
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        for table in found
+    ]
+
+
+def test_runs_are_those_that_the_comparison_needs():
+    names = [(run.method.name, run.seed) for run in methods.RUNS]
+    assert len(set(names)) == len(names)
+    seeds = Counter(run.method for run in methods.RUNS)
+    assert all(seeds[method] == 3 for method in methods.METHODS)
+    table = {methods.ALL, methods.EQUAL, *methods.SINGLE, *methods.PAIRS, *methods.GRID}
+    assert {*table, *methods.LINE} == set(methods.METHODS)
+    assert [method.tasks for method in methods.PAIRS] == list(itertools.combinations(TASKS, 2))
+    assert len(methods.GRID) >= 12
+    assert len(methods.LINE) >= 9
+    for method in methods.LINE:
+        assert sum(method.weights) == pytest.approx(1)
+
+
+def test_table_has_the_means_and_deviations_of_the_rows():
+    rows = made_up_rows()
+    frame = pd.DataFrame(rows).replace("", None)
+    frame = frame.astype({f"test_{task}": float for task in TASKS})
+    groups = frame.groupby("method")[[f"test_{task}" for task in TASKS]]
+    means, deviations = groups.mean(), groups.std()
+
+    def expected(name, task):
+        factor, digits = (100, 1) if task == "classes" else (1, 3)
+        mean, deviation = means.loc[name, f"test_{task}"], deviations.loc[name, f"test_{task}"]
+        return (
+            "" if pd.isna(mean) else f"{factor * mean:.{digits}f} ± {factor * deviation:.{digits}f}"
+        )
+
+    main, fixed = tables(report.format_report(report.Results(rows)))
+    assert len(main) == 2 + 3 + 2 + 4
+    for row in main[2:] + fixed[2:]:
+        weights = dict(zip(TASKS, row[1:4], strict=True))
+        if row[0] == "uncertainty":
+            name = "uncertainty: " + ", ".join(task for task in TASKS if weights[task] == "learnt")
+        else:
+            name = "fixed: " + ", ".join(
+                f"{float(weight):g} {task}" for task, weight in weights.items() if weight
+            )
+        assert row[4:] == [expected(name, task) for task in TASKS]
+    assert len(fixed) == 2 + len(methods.GRID)
+
+
+def test_best_fixed_weighting_is_chosen_by_validation_images():
+    rows = made_up_rows()
+    tested, validated = methods.GRID[3], methods.GRID[6]
+    set_metrics(rows, tested, [0.99, 0.01, 0.01])
+    set_metrics(rows, validated, [0.99, 0.01, 0.01], split="validation")
+    assert report.Results(rows).best_fixed() == validated
+    text = report.format_report(report.Results(rows))
+    assert "it is inside of the grid" in text
+    set_metrics(rows, tested, [0.999, 0.001, 0.001], split="validation")
+    assert "it is not inside of the grid" in report.format_report(report.Results(rows))
+
+
+def test_fixed_weightings_that_are_nowhere_worse_are_named():
+    rows = made_up_rows()
+    set_metrics(rows, methods.ALL, [0.8, 0.2, 0.2])
+    assert report.Results(rows).dominating(methods.ALL) == []
+    assert "nowhere worse than uncertainty: none" in report.format_report(report.Results(rows))
+    better, worse_at_one = methods.GRID[2], methods.GRID[5]
+    set_metrics(rows, better, [0.8, 0.1, 0.2])
+    set_metrics(rows, worse_at_one, [0.9, 0.1, 0.21])
+    assert report.Results(rows).dominating(methods.ALL) == [better]
+    assert f"than uncertainty: {better.name}." in report.format_report(report.Results(rows))
+
+
+def test_figure_2_draws_the_means_along_the_line():
+    rows = made_up_rows()
+    figure = report.plot_line(report.Results(rows))
+    frame = pd.DataFrame(rows)
+    for axes, task, factor in zip(figure.axes, ["classes", "inverse_depth"], (100, 1), strict=True):
+        x, y = axes.containers[0].lines[0].get_data()
+        means = [
+            factor * frame.loc[frame.method == method.name, f"test_{task}"].astype(float).mean()
+            for method in methods.LINE
+        ]
+        np.testing.assert_allclose(np.array(y, float), means)
+        np.testing.assert_allclose(
+            np.array(x, float), [method.weights[0] for method in methods.LINE]
+        )
+        levels = {line.get_label(): line.get_ydata()[0] for line in axes.get_lines()}
+        for label, name in [
+            (f"{task.replace('_', ' ')} alone", f"fixed: 1 {task}"),
+            ("uncertainty", "uncertainty: classes, inverse_depth"),
+        ]:
+            values = frame.loc[frame.method == name, f"test_{task}"].astype(float)
+            assert levels[label] == pytest.approx(factor * values.mean())
+
+
+def run_compare(directory, log, seconds=0.05):
+    """Starts the comparison in a process that makes its rows up, and writes down what it trains."""
+    code = f"""
+import sys
+import time
+
+import numpy as np
+sys.path.insert(0, "tests/scenes")
+from test_compare import made_up_row
+from examples.scenes import compare
+
+def pretend(run, settings):
+    with open({str(log)!r}, "a") as file:
+        file.write(f"{{run.method.name}}, seed {{run.seed}}\\n")
+    time.sleep({seconds})
+    return made_up_row(run, np.random.default_rng(run.seed))
+
+compare.carry_out = pretend
+compare.prepare = lambda settings: None
+compare.main()
+"""
+    arguments = ["--dataset", "streets/few", "--epochs", "1", "--jobs", "1"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--output-dir", str(directory)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(directory):
+    return [(row["method"], row["seed"]) for row in compare.read_rows(directory / "runs.csv")]
+
+
+def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
+    log = tmp_path / "log"
+    process = run_compare(tmp_path, log)
+    deadline = time.monotonic() + TIME_LIMIT
+    while process.poll() is None and len(finished(tmp_path)) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    before = finished(tmp_path)
+    assert 5 <= len(before) < len(methods.RUNS)
+
+    started = log.read_text().splitlines()
+    log.unlink()
+    process = run_compare(tmp_path, log, seconds=0.0)
+    output, errors = process.communicate(timeout=TIME_LIMIT)
+    assert process.returncode == 0, errors
+    assert len(started) in (len(before), len(before) + 1)
+
+    again = log.read_text().splitlines()
+    assert len(again) == len(methods.RUNS) - len(before)
+    assert not {f"{method}, seed {seed}" for method, seed in before} & set(again)
+    rows = finished(tmp_path)
+    assert rows[: len(before)] == before
+    assert len(set(rows)) == len(rows) == len(methods.RUNS)
+    assert re.search(rf"^{len(rows)}/{len(rows)} .*0\.0 h left\)$", output, flags=re.MULTILINE)
+    assert f"{len(before)} of {len(rows)} runs are finished" in output
+    for name in ("figure2.png", "starts.png"):
+        picture = tf.io.decode_png((tmp_path / name).read_bytes())
+        assert len(np.unique(picture)) > 10
+
+
+def main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
+    compare.main()
+
+
+def test_rows_of_other_settings_are_refused(monkeypatch, tmp_path):
+    compare.write_rows(made_up_rows(), tmp_path / "runs.csv")
+    with pytest.raises(SystemExit, match="--dataset streets/few --epochs 1"):
+        main(monkeypatch, "--epochs", 2, "--dataset", "streets/few", "--output-dir", tmp_path)
+
+
+def test_report_of_an_unfinished_comparison_is_refused(monkeypatch, tmp_path):
+    rows = made_up_rows()
+    compare.write_rows(rows[:-2], tmp_path / "runs.csv")
+    options = ("--epochs", 1, "--dataset", "streets/few", "--output-dir", tmp_path, "--report")
+    with pytest.raises(SystemExit, match=f"2 of {len(rows)} runs are missing"):
+        main(monkeypatch, *options)
+    compare.write_rows(rows, tmp_path / "runs.csv")
+    main(monkeypatch, *options)
+    assert (tmp_path / "table.md").read_text() == report.format_report(report.Results(rows))
+
+
+def test_runs_are_trained_and_measured(data_dir, tmp_path):
+    """Two real runs, each in a process of its own."""
+    code = """
+import runpy
+from examples.scenes import methods, report
+
+methods.RUNS = [methods.Run(methods.STARTS[-1], 0), methods.Run(methods.LINE[0], 0)]
+report.write_report = lambda *_: None
+runpy.run_module("examples.scenes.compare", run_name="__main__")
+"""
+    arguments = ["--dataset", "streets/few", "--data-dir", str(data_dir), "--epochs", "1"]
+    subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--jobs", "2", "--output-dir", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        timeout=TIME_LIMIT,
+    )
+    rows = {row["method"]: row for row in compare.read_rows(tmp_path / "runs.csv")}
+    learnt, fixed = (rows[method.name] for method in (methods.STARTS[-1], methods.LINE[0]))
+    assert (fixed["train_images"], fixed["validation_images"], fixed["test_images"]) == tuple("824")
+    for split in ("validation", "test"):
+        assert 0 <= float(fixed[f"{split}_classes"]) < 1
+        assert float(fixed[f"{split}_inverse_depth"]) > 0
+        assert fixed[f"{split}_instances"] == ""
+        assert float(learnt[f"{split}_instances"]) > 0
+    for task in TASKS:
+        assert float(learnt[f"sigma_{task}"].split()[0]) == pytest.approx(np.exp(2.5), rel=1e-3)
+        assert fixed[f"sigma_{task}"] == ""
