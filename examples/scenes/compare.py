@@ -75,8 +75,10 @@ def carry_out_the_rest(rows: list[Row], settings: Settings, jobs: int, path: Pat
         return
     prepare(settings)
     start = time.perf_counter()
-    # Every row is handed back as soon as it is there, and no run waits for another to be so.
-    parallel = joblib.Parallel(jobs, return_as="generator_unordered", batch_size=1)
+    # Every row is handed back as soon as it is there, and no run begins before a process is free.
+    parallel = joblib.Parallel(
+        jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
+    )
     for row in parallel(joblib.delayed(carry_out)(run, settings) for run in pending):
         rows.append(row)
         write_rows(rows, path)

@@ -37,7 +37,7 @@ class Scenes:
     def splits(self) -> list[Any]:
         """A `tf.data.Dataset` of pairs of an image and its targets for each split.
 
-        What has been read once is kept, because reading takes as long as training does.
+        What has been read once is kept, so that one epoch alone decodes it.
         """
         return [split.map(to_targets).cache() for split in self.examples]
 

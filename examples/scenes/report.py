@@ -133,9 +133,11 @@ def _format_table(methods: Sequence[tuple[str, Method]], results: Results) -> st
     header = ["", *map(_name, TASKS), *METRIC_NAMES.values()]
     lines = [header, ["---", *[":-:"] * len(TASKS), *["--:"] * len(TASKS)]]
     for label, method in methods:
-        weights = method.weights or ["learnt"] * len(method.tasks)
-        weight_of = dict(zip(method.tasks, weights, strict=True))
-        line = [label, *(str(weight_of.get(task, "")) for task in TASKS)]
+        weight_of = dict.fromkeys(method.tasks, "learnt")
+        if method.weights is not None:
+            weights = (f"{weight:g}" for weight in method.weights)
+            weight_of = dict(zip(method.tasks, weights, strict=True))
+        line = [label, *(weight_of.get(task, "") for task in TASKS)]
         for task in TASKS:
             if task in method.tasks:
                 values = results.values(method, task)
@@ -176,7 +178,7 @@ def plot_line(results: Results) -> Figure:
             label="fixed weights",
         )
         for method, name, colour in (
-            (SINGLE[TASKS.index(task)], f"{_name(task)} alone", "C3"),
+            (SINGLE[TASKS.index(task)], "this task alone", "C3"),
             (learnt, "uncertainty", "C2"),
         ):
             values = results.values(method, task)
@@ -194,7 +196,8 @@ def plot_line(results: Results) -> Figure:
         axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
-    figure.axes[-1].legend()
+    lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=len(lines[0]), frameon=False)
     return figure
 
 
@@ -216,12 +219,14 @@ def plot_starts(results: Results) -> Figure:
             axes, results.runs(ALL)[0], task, color="black", linestyle="--", label="default"
         )
         axes.set(title=_name(task), xscale="log", yscale="log", xlabel="training step")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("σ")
     panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[0].yaxis.set_major_formatter("{x:g}")
     panels[0].yaxis.set_minor_locator(NullLocator())
-    panels[-1].legend(title="initial log σ²", fontsize="small", ncols=2)
+    lines = panels[0].get_legend_handles_labels()
+    figure.legend(*lines, title="initial log σ²", loc="outside right center", frameon=False)
     return figure
 
 

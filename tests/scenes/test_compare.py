@@ -143,7 +143,7 @@ def test_figure_2_draws_the_means_along_the_line():
         )
         levels = {line.get_label(): line.get_ydata()[0] for line in axes.get_lines()}
         for label, name in [
-            (f"{task.replace('_', ' ')} alone", f"fixed: 1 {task}"),
+            ("this task alone", f"fixed: 1 {task}"),
             ("uncertainty", "uncertainty: classes, inverse_depth"),
         ]:
             values = frame.loc[frame.method == name, f"test_{task}"].astype(float)
