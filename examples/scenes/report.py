@@ -153,7 +153,8 @@ def _format_settings(results: Results) -> str:
     row = results.rows[0]
     hours = sum(float(row["seconds"]) for row in results.rows) / 3600
     return (
-        f"Test metrics, mean ± standard deviation over {len(results.runs(ALL))} seeds. "
+        "Test metrics of `python -m examples.scenes.compare`, mean ± standard deviation over "
+        f"{len(results.runs(ALL))} seeds. "
         f"{row['dataset']}: {row['train_images']} training, {row['validation_images']} validation, "
         f"{row['test_images']} test images; {row['epochs']} epochs; {len(results.rows)} runs, "
         f"{hours:.1f} hours of one core in all; TensorFlow {row['tensorflow']}, Keras "

@@ -42,7 +42,7 @@ def scene_losses() -> dict[str, Any]:
     """
     return {
         "classes": keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, ignore_class=UNLABELLED, reduction="mean_with_sample_weight"
+            from_logits=True, ignore_class=UNLABELLED
         ),
         "instances": mean_absolute_error_where_known,
         "inverse_depth": mean_absolute_error_where_known,
