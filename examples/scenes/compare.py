@@ -76,6 +76,7 @@ def carry_out_the_rest(rows: list[Row], settings: Settings, jobs: int, path: Pat
     prepare(settings)
     start = time.perf_counter()
     # Every row is handed back as soon as it is there, and no run begins before a process is free.
+    # TensorFlow keeps some memory of each run: joblib replaces a process that has kept too much.
     parallel = joblib.Parallel(
         jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
     )

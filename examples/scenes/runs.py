@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+import keras_uncertainty_mtl
 from examples.scenes import data
 from examples.scenes.methods import TASKS, Run
 from examples.scenes.training import SigmaTrace, evaluate, fit, seeded_network, uncertainty_model
@@ -92,6 +93,7 @@ def carry_out(run: Run, settings: Settings) -> Row:
         "epochs": str(settings.epochs),
         "tensorflow": version("tensorflow"),
         "keras": version("keras"),
+        "keras_uncertainty_mtl": keras_uncertainty_mtl.__version__,
     }
 
 

@@ -41,6 +41,7 @@ def made_up_row(run, rng):
         "epochs": "1",
         "tensorflow": "2.21.0",
         "keras": "3.15.1",
+        "keras_uncertainty_mtl": "0.1.0",
     }
 
 
