@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from benchmarks import methods
+from benchmarks.harness import markdown, one_thread_pool
 from benchmarks.problems import PROBLEMS, Data, Problem, Split
 from keras_uncertainty_mtl import Categorical, Likelihood, MultiTaskModel, UncertaintyWeighting
 
@@ -247,16 +246,6 @@ def metrics(rows: pd.DataFrame, tasks: list[str]) -> list[str]:
     return [f"{values.mean()[task]:.4g} ± {values.std()[task]:.2g}" for task in tasks]
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def use_one_thread() -> None:
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
 def main() -> None:
     """Runs what is missing, and prints and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -289,8 +278,7 @@ def main() -> None:
 
 def run_all(missing: list[tuple[str, str, int]], file: Path, workers: int) -> None:
     started = time.monotonic()
-    # A process for each core and one thread in each, so that the numbers do not depend on timing.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), use_one_thread) as pool:
+    with one_thread_pool(workers) as pool:
         runs = {pool.submit(run, *key): key for key in missing}
         for done, future in enumerate(as_completed(runs), start=1):
             rows = pd.DataFrame(future.result())

@@ -1,0 +1,25 @@
+"""What the benchmarks share: processes whose numbers do not depend on timing, and tables."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import tensorflow as tf
+
+
+def one_thread_pool(workers: int) -> ProcessPoolExecutor:
+    """A process for each core and one thread in each, so that sums are always in one order."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _use_one_thread)
+
+
+def _use_one_thread() -> None:
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
