@@ -9,9 +9,18 @@ from concurrent.futures import ProcessPoolExecutor
 import tensorflow as tf
 
 
+RUNS_OF_A_PROCESS = 20
+
+
 def one_thread_pool(workers: int) -> ProcessPoolExecutor:
     """A process for each core and one thread in each, so that sums are always in one order."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _use_one_thread)
+    return ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),
+        _use_one_thread,
+        # TensorFlow keeps some 50 MB of every model that a process has trained.
+        max_tasks_per_child=RUNS_OF_A_PROCESS,
+    )
 
 
 def _use_one_thread() -> None:
