@@ -8,7 +8,6 @@ from concurrent.futures import ProcessPoolExecutor
 
 import tensorflow as tf
 
-
 RUNS_OF_A_PROCESS = 20
 
 
