@@ -2,7 +2,8 @@
 
 From the image of a handwritten digit a network tells which digit it is, draws the image anew
 through a narrow bottleneck, in its grey levels of 0 to 16, and tells how much ink there is: the sum
-of all grey levels, some hundreds. Nobody has to say how much each of the three counts.
+of all grey levels, some hundreds. Nobody has to say how much each of the three counts. Afterwards
+images that no network was trained with tell how sure its answers are.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
 from examples.command_line import format_table, positive
 from examples.serving import check_serving
 from keras_uncertainty_mtl import Categorical, Gaussian, Laplace, MultiTaskModel
-from keras_uncertainty_mtl.plotting import plot_history
+from keras_uncertainty_mtl.plotting import plot_coverage, plot_history, plot_reliability
+from keras_uncertainty_mtl.reliability import central_mass, reliability
 
 Outputs = dict[str, Any]
 
 CODE_SIZE = 8
 LARGEST_SIDE = 32
 HELD_OUT = 0.2
+DEVELOPMENT = 0.1
 SERVED_IMAGES = 256
 
 
@@ -78,11 +82,11 @@ def main() -> None:
         images, labels = digits()
     else:
         images, labels = tensorflow_dataset(options.dataset)
-    train, test = split(images, labels, options.seed)
+    train, development, test = split(images, labels, options.seed)
     options.output_dir.mkdir(parents=True, exist_ok=True)
 
     print("Uncertainty weighting")
-    model, history = train_uncertainty_weighting(train, test, options)
+    model, history = train_uncertainty_weighting(train, development, options)
     plot_history(history).savefig(options.output_dir / "history.png", dpi=150)
     weighting = model.weighting
     columns = {
@@ -95,9 +99,12 @@ def main() -> None:
     print(f"\nHeld out: {len(test.images)} of {len(images)} images, seed {options.seed}\n")
     print(format_columns(columns))
 
+    calibrate(model, development, test, options.output_dir)
+
     model.export(options.output_dir / "saved_model", verbose=False)
     check_serving(model, options.output_dir / "saved_model", test.images[:SERVED_IMAGES])
-    print(f"\nIn {options.output_dir}: history.png, saved_model")
+    pictures = ", ".join(sorted(file.name for file in options.output_dir.glob("*.png")))
+    print(f"\nIn {options.output_dir}: {pictures}, saved_model")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -126,7 +133,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output-dir",
         type=Path,
         default=Path("quickstart_output"),
-        help="where the picture and the SavedModel go (%(default)s)",
+        help="where the pictures and the SavedModel go (%(default)s)",
     )
     return parser.parse_args()
 
@@ -187,14 +194,18 @@ def prepared_builder(name: str) -> Any:
     return builder
 
 
-def split(images: Any, labels: Any, seed: int) -> tuple[Examples, Examples]:
-    """Images to train with, and images that are held out, with every task's targets."""
-    train_images, test_images, train_labels, test_labels = train_test_split(
+def split(images: Any, labels: Any, seed: int) -> tuple[Examples, Examples, Examples]:
+    """Images to train with, to calibrate σ with, and to hold out, with every task's targets."""
+    images, test_images, labels, test_labels = train_test_split(
         images, labels, test_size=HELD_OUT, random_state=seed
+    )
+    train_images, development_images, train_labels, development_labels = train_test_split(
+        images, labels, test_size=DEVELOPMENT / (1 - HELD_OUT), random_state=seed
     )
     num_classes = int(labels.max()) + 1
     return (
         with_targets(train_images, train_labels, num_classes),
+        with_targets(development_images, development_labels, num_classes),
         with_targets(test_images, test_labels, num_classes),
     )
 
@@ -234,16 +245,16 @@ def standardization(values: Any, invert: bool = False) -> keras.layers.Layer:
 
 
 def train_uncertainty_weighting(
-    train: Examples, test: Examples, options: argparse.Namespace
+    train: Examples, development: Examples, options: argparse.Namespace
 ) -> tuple[MultiTaskModel, keras.callbacks.History]:
-    """The held-out images are looked at after every epoch for the picture, and decide nothing."""
+    """The development images are looked at after every epoch for the picture alone."""
     image, outputs = build_network(train, options.seed)
     model = MultiTaskModel(image, outputs, {task: TASKS[task].likelihood for task in TASKS})
     model.compile("adam")
     history = model.fit(
         train.images,
         train.targets,
-        validation_data=(test.images, test.targets),
+        validation_data=(development.images, development.targets),
         epochs=options.epochs,
         batch_size=options.batch_size,
     )
@@ -287,6 +298,59 @@ def measure(predictions: Outputs, test: Examples) -> dict[str, str]:
         name: f"{task.measure(test.targets[name], predictions[name]):.2f}"
         for name, task in TASKS.items()
     }
+
+
+def calibrate(
+    model: MultiTaskModel, development: Examples, test: Examples, output_dir: Path
+) -> None:
+    """Sets every σ by images that were not trained with, and tells what the held-out ones say."""
+    sigmas = {"trained": model.weighting.sigmas()}
+    predicted = {"trained": model.predictive_model().predict(test.images, verbose=0)}
+    sigmas["calibrated"] = model.calibrate(development.images, development.targets, verbose=0)
+    predicted["calibrated"] = model.predictive_model().predict(test.images, verbose=0)
+    print(f"\nσ calibrated with {len(development.images)} images that nothing was trained with\n")
+    rows = [["held out", *predicted]]
+    rows += [
+        [f"σ of {task}", *(f"{sigma[task]:.3g}" for sigma in sigmas.values())] for task in TASKS
+    ]
+    for name, measured in RELIABILITY.items():
+        rows.append([name, *(f"{measured(test.targets, p):.3g}" for p in predicted.values())])
+    print(format_table(rows, text_columns=1))
+
+    labels, image, ink = (test.targets[task] for task in TASKS)
+    probabilities, spreads, scales = (
+        {name: outputs[output] for name, outputs in predicted.items()}
+        for output in ("class_probabilities", "image_standard_deviation", "ink_scale")
+    )
+    outputs = predicted["calibrated"]
+    for name, figure in {
+        "reliability_of_class": plot_reliability(labels, probabilities),
+        "coverage_of_image": plot_coverage(image, outputs["image_mean"], spreads),
+        "coverage_of_ink": plot_coverage(ink, outputs["ink_location"], scales, "laplace"),
+    }.items():
+        figure.savefig(output_dir / f"{name}.png", dpi=150)
+
+
+def percent_in_intervals(*predicted: Any) -> float:
+    return 100 * float(np.mean(central_mass(*predicted) <= 0.95))
+
+
+# What the predicted distributions are worth: the targets against them.
+RELIABILITY: dict[str, Callable[[Outputs, Outputs], float]] = {
+    "calibration error of class (%)": lambda targets, outputs: (
+        100
+        * reliability(targets["class"], outputs["class_probabilities"]).expected_calibration_error
+    ),
+    "negative log-likelihood of class": lambda targets, outputs: log_loss(
+        targets["class"], outputs["class_probabilities"]
+    ),
+    "95% intervals of image hold (%)": lambda targets, outputs: percent_in_intervals(
+        targets["image"], outputs["image_mean"], outputs["image_standard_deviation"]
+    ),
+    "95% intervals of ink hold (%)": lambda targets, outputs: percent_in_intervals(
+        targets["ink"], outputs["ink_location"], outputs["ink_scale"], "laplace"
+    ),
+}
 
 
 def format_columns(columns: dict[str, dict[str, str]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -64,6 +64,7 @@ class Likelihood:
     scale: float = 1.0
     power: float = 1.0
     per_channel: bool = False
+    heteroscedastic: bool = False
     target_dtype: str = "float32"
 
     def __init__(
@@ -104,7 +105,34 @@ class Likelihood:
         Returns:
             Tensor of one number an element.
         """
+        log_variance = self.element_log_variance(predictions, log_variance)
         return self.weight(log_variance) * self.loss(targets, predictions) + 0.5 * log_variance
+
+    def element_log_variance(self, predictions: Tensor, log_variance: Tensor) -> Tensor:
+        """The log-variance of each element: the task's own, but for a heteroscedastic likelihood.
+
+        Args:
+            predictions: Floating point tensor, the network's output.
+            log_variance: `s = log σ²`, the task's log-variance.
+
+        Returns:
+            Tensor that broadcasts over the elements.
+        """
+        return log_variance
+
+    def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
+        """The parameters of the distribution that is predicted for each element.
+
+        Args:
+            predictions: Symbolic floating point tensor, the network's output.
+            sigma: The task's σ: a number, or a NumPy vector over the last axis of the targets.
+
+        Returns:
+            Dict from the name of each parameter to a tensor of it, made of Keras's own operations
+            alone, so that a saved model needs nothing else. The base class, which knows no
+            distribution, hands the network's output on as `"prediction"`.
+        """
+        return {"prediction": predictions}
 
     def weight(self, log_variance: Tensor) -> Tensor:
         """The factor that multiplies the raw loss: `scale · exp(-power · s)`.
@@ -118,12 +146,17 @@ class Likelihood:
         return self.scale * ops.exp(-self.power * log_variance)
 
     @property
+    def has_closed_form(self) -> bool:
+        """Whether the optimum in `s` follows from a mean over the elements."""
+        return type(self).negative_log_likelihood is Likelihood.negative_log_likelihood
+
+    @property
     def weights_loss(self) -> bool:
         """Whether the negative log-likelihood is `weight · loss + ½ · s`, element by element.
 
         If so the mean raw loss of a task is all that is needed of a batch.
         """
-        return type(self).negative_log_likelihood is Likelihood.negative_log_likelihood
+        return self.has_closed_form and not self.heteroscedastic
 
     def target_shape(self, prediction_shape: Shape) -> Shape:
         """The shape of the targets that go with predictions of shape `prediction_shape`.
@@ -184,19 +217,58 @@ class Likelihood:
 
 
 class _Continuous(Likelihood):
-    """Real-valued targets, and one σ or one for each channel."""
+    """Real-valued targets, one σ or one for each channel, and maybe a factor for each element."""
 
     def __init__(
         self,
         per_channel: bool = False,
         initial_sigma: float | Sequence[float] | None = None,
         missing: float | None = None,
+        heteroscedastic: bool = False,
     ) -> None:
         self.per_channel = per_channel
+        self.heteroscedastic = heteroscedastic
         super().__init__(initial_sigma=initial_sigma, missing=missing)
 
+    def location(self, predictions: Tensor) -> Tensor:
+        """The network's estimate of the targets: all of its output, or the first half of it."""
+        return self._halves(predictions)[0] if self.heteroscedastic else predictions
+
+    def element_log_variance(self, predictions: Tensor, log_variance: Tensor) -> Tensor:
+        """`s`, or `s + h` where the network's output has an `h` for each element."""
+        if not self.heteroscedastic:
+            return log_variance
+        return log_variance + self._halves(predictions)[1]
+
+    def element_sigma(self, predictions: Tensor, sigma: Any) -> Tensor:
+        """The σ of each element, in the shape of the targets."""
+        if not self.heteroscedastic:
+            return ops.zeros_like(predictions) + sigma
+        return ops.exp(0.5 * self._halves(predictions)[1]) * sigma
+
+    def target_shape(self, prediction_shape: Shape) -> Shape:
+        """The predictions' shape, without the second half of its last axis where that holds `h`."""
+        if not self.heteroscedastic:
+            return prediction_shape
+        size = prediction_shape[-1] if len(prediction_shape) > 1 else None
+        if not isinstance(size, int) or size % 2:
+            raise ValueError(
+                f"{type(self).__name__}(heteroscedastic=True) expects predictions whose last axis "
+                "holds the estimates and then as many log-variances, so of a known, even size: "
+                f"`Dense(2)` for one number. Received: predictions of shape {prediction_shape}"
+            )
+        return (*prediction_shape[:-1], size // 2)
+
     def get_config(self) -> dict[str, Any]:
-        return {"per_channel": self.per_channel, **super().get_config()}
+        return {
+            "per_channel": self.per_channel,
+            **super().get_config(),
+            "heteroscedastic": self.heteroscedastic,
+        }
+
+    def _halves(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        channels = predictions.shape[-1] // 2
+        return predictions[..., :channels], predictions[..., channels:]
 
 
 @register
@@ -211,12 +283,26 @@ class Gaussian(_Continuous):
 
     Its σ estimates the root of the mean squared error, in the units of the target.
 
+    With `heteroscedastic=True` the network also tells how noisy each element is, the other kind of
+    aleatoric uncertainty of Kendall & Gal (2017). Its output has twice as many channels as the
+    targets: first all `f`, then for each a log-variance `h`, next to the task's own:
+
+    ```
+    ½ · exp(-(s + h)) · (y - f)² + ½ · (s + h)
+    ```
+
+    σ is then the scale of the whole task, and `σ · exp(h/2)` that of an element; `s` and the mean
+    of `h` may trade places, and with a constant `h` it is the homoscedastic form. `{task}_loss`
+    stays the raw loss of `f`. Numbers are finite while `exp(-(s + h))` and what it multiplies are:
+    in single precision, for `s + h` down to -80 or so.
+
     Args:
         per_channel: Whether each entry of the last axis has a σ of its own.
         initial_sigma: The σ that training starts from, in the units of the target; a sequence of
             one for each channel where `per_channel`. `None`: the root mean squared error on the
             first training batch.
         missing: The target value that means "no label here", such as `float("nan")`.
+        heteroscedastic: Whether the network's output has a log-variance for each element.
 
     Raises:
         ValueError: If `initial_sigma` is not positive and finite.
@@ -229,13 +315,21 @@ class Gaussian(_Continuous):
 
     References:
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 5–7
+        - [Kendall & Gal, 2017](https://arxiv.org/abs/1703.04977), Eq. 5
     """
 
     scale = 0.5
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The squared error of each element, `(y - f)²`."""
-        return ops.square(targets - predictions)
+        return ops.square(targets - self.location(predictions))
+
+    def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
+        """The `"mean"` and the `"standard_deviation"` of each element."""
+        return {
+            "mean": self.location(predictions),
+            "standard_deviation": self.element_sigma(predictions, sigma),
+        }
 
 
 @register
@@ -251,12 +345,26 @@ class Laplace(_Continuous):
     σ is the standard deviation, `√2` times the scale `b` of the Laplace distribution, so it
     estimates `√2` times the mean absolute error.
 
+    With `heteroscedastic=True` the network also tells how noisy each element is, the other kind of
+    aleatoric uncertainty of Kendall & Gal (2017). Its output has twice as many channels as the
+    targets: first all `f`, then for each a log-variance `h`, next to the task's own:
+
+    ```
+    √2 · exp(-(s + h)/2) · |y - f| + ½ · (s + h)
+    ```
+
+    σ is then the scale of the whole task, and `σ · exp(h/2)` that of an element; `s` and the mean
+    of `h` may trade places, and with a constant `h` it is the homoscedastic form. `{task}_loss`
+    stays the raw loss of `f`. Numbers are finite while `exp(-(s + h))` and what it multiplies are:
+    in single precision, for `s + h` down to -80 or so.
+
     Args:
         per_channel: Whether each entry of the last axis has a σ of its own.
         initial_sigma: The σ that training starts from, in the units of the target; a sequence of
             one for each channel where `per_channel`. `None`: `√2` times the mean absolute error
             on the first training batch.
         missing: The target value that means "no label here", such as `float("nan")`.
+        heteroscedastic: Whether the network's output has a log-variance for each element.
 
     Raises:
         ValueError: If `initial_sigma` is not positive and finite.
@@ -269,6 +377,7 @@ class Laplace(_Continuous):
 
     References:
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), section 4
+        - [Kendall & Gal, 2017](https://arxiv.org/abs/1703.04977), section 3.1
     """
 
     scale = math.sqrt(2.0)
@@ -276,11 +385,20 @@ class Laplace(_Continuous):
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The absolute error of each element, `|y - f|`."""
-        return ops.abs(targets - predictions)
+        return ops.abs(targets - self.location(predictions))
+
+    def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
+        """The `"location"` and the `"scale"` of each element: the median, and `b = σ / √2`."""
+        return {
+            "location": self.location(predictions),
+            "scale": self.element_sigma(predictions, sigma / math.sqrt(2.0)),
+        }
 
 
 class _Discrete(Likelihood):
     """Class labels, and σ² as the temperature of the logits."""
+
+    _activation: Callable[[Tensor], Tensor]
 
     def __init__(
         self,
@@ -300,7 +418,7 @@ class _Discrete(Likelihood):
         self.approximate = approximate
 
     @property
-    def weights_loss(self) -> bool:
+    def has_closed_form(self) -> bool:
         return self.approximate
 
     def negative_log_likelihood(
@@ -310,6 +428,18 @@ class _Discrete(Likelihood):
         if self.approximate:
             return super().negative_log_likelihood(targets, predictions, log_variance)
         return self.loss(targets, predictions * ops.exp(-log_variance))
+
+    def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
+        """The `"probabilities"` of each element: the exact form's at its temperature, σ².
+
+        The approximate form trains the network's probabilities as they are, and its σ² is what
+        their cross-entropy weighs, not a temperature: a network that is nearly always right has a
+        σ² near 0, at which it would claim to be certain. So its probabilities stay as they are.
+        """
+        if not self.from_logits:
+            return {"probabilities": predictions}
+        temperature = 1.0 if self.approximate else sigma**2
+        return {"probabilities": self._activation(predictions / temperature)}
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -357,6 +487,8 @@ class Categorical(_Discrete):
     References:
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 8–10
     """
+
+    _activation = staticmethod(ops.softmax)
 
     def __init__(
         self,
@@ -446,6 +578,8 @@ class Bernoulli(_Discrete):
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 8–10
     """
 
+    _activation = staticmethod(ops.sigmoid)
+
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The binary cross-entropy of each element."""
         return ops.binary_crossentropy(targets, predictions, from_logits=self.from_logits)
@@ -520,6 +654,20 @@ class Gibbs(Likelihood):
             arguments = _loss_arguments(self.keras_loss)
             loss["config"] |= {name: arguments[name] for name in arguments if name in accepted}
         return {"loss": loss, **super().get_config()}
+
+
+def closed_form_optimum(mean_loss: Tensor, scale: Any, power: Any) -> Tensor:
+    """The log-variance at which `scale · exp(-power · s) · mean_loss + ½ · s` is smallest.
+
+    Args:
+        mean_loss: Tensor of positive mean losses.
+        scale: The `scale` of a likelihood, or an array of them.
+        power: The `power` of a likelihood, or an array of them.
+
+    Returns:
+        Tensor of the shape of `mean_loss`.
+    """
+    return ops.divide(ops.log(ops.multiply(2.0 * scale * power, mean_loss)), power)
 
 
 def get(identifier: Any) -> Likelihood:

@@ -7,7 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl.calibration import optimal_log_variances
 from keras_uncertainty_mtl.reductions import num_replicas
+from keras_uncertainty_mtl.structures import by_task
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
 Tensor = Any
@@ -121,6 +123,99 @@ class MultiTaskModel(keras.Model):
         if self.losses:
             loss = loss + ops.cast(super().compute_loss(x, y, y_pred, sample_weight), loss.dtype)
         return loss
+
+    def calibrate(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        batch_size: int | None = None,
+        steps: int | None = None,
+        verbose: Any = "auto",
+    ) -> dict[str, Any]:
+        """Sets every σ to its maximum-likelihood value on held-out data, the network as it is.
+
+        On the data that a network is trained on its errors are smaller than elsewhere, so that σ
+        is too. Data that were held out tell the σ of its errors on new ones: in closed form where
+        the mean loss is all it takes, by temperature scaling for the exact classification forms.
+        Any other likelihood is looked at over a grid of log-variances that gets finer.
+
+        Missing labels, masks and sample weights count as in training. A task of which the data
+        hold no label keeps its σ. Training may go on from the new ones.
+
+        The data are read batch by batch: once, or three times where a task has no closed form; then
+        they must be the same each time, and no generator, which can be read only once.
+
+        Args:
+            x: As in `keras.Model.evaluate`.
+            y: As in `keras.Model.evaluate`.
+            sample_weight: As in `keras.Model.evaluate`.
+            batch_size: As in `keras.Model.evaluate`. It makes no difference to the result.
+            steps: As in `keras.Model.evaluate`.
+            verbose: As in `keras.Model.evaluate`.
+
+        Returns:
+            Dict from task to its new σ, as `weighting.sigmas()`.
+
+        Raises:
+            ValueError: If a task's loss is not finite, or a generator would have to be read again.
+
+        Example:
+
+        ```python
+        model.fit(x, y)
+        model.calibrate(x_held_out, y_held_out)
+        model.predictive_model().export("saved_model")
+        ```
+
+        References:
+            - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), for temperature scaling
+        """
+        log_variances = optimal_log_variances(
+            self,
+            self.weighting,
+            x,
+            y,
+            sample_weight=sample_weight,
+            batch_size=batch_size,
+            steps=steps,
+            verbose=verbose,
+        )
+        self.weighting.set_log_variances(log_variances)
+        return self.weighting.sigmas()
+
+    def predictive_model(self) -> keras.Model:
+        """A model that answers with distributions: what is predicted, and how sure it is.
+
+        σ goes into it as a constant, as it is at this moment: make another one after training or
+        calibrating on. It shares the network's layers, and else is made of Keras's own operations,
+        so that neither a saved model nor an export of it needs this package, or targets.
+
+        Returns:
+            A functional `keras.Model` whose output is a dict of tensors: for `Gaussian`
+            `"{task}_mean"` and `"{task}_standard_deviation"`; for `Laplace` `"{task}_location"` and
+            `"{task}_scale"`, which is `σ / √2`; for `Categorical` and `Bernoulli`
+            `"{task}_probabilities"`, at the temperature σ² in their exact forms, as the network
+            gives them in the approximate ones; for `Gibbs` the network's output as
+            `"{task}_prediction"`. A likelihood of your own says so in `Likelihood.predictive`.
+
+        Example:
+
+        ```python
+        predicted = model.predictive_model().predict(x)
+        predicted["depth_standard_deviation"]  # one for each of predicted["depth_mean"]
+        ```
+        """
+        network = inference_model(self)
+        sigmas = self.weighting.sigmas()
+        predictions = by_task(list(sigmas), network.output, "predictions")
+        outputs = {}
+        for task, likelihood in self.weighting.tasks.items():
+            # In single precision, for half of it may not hold a σ in the units of the task.
+            prediction = ops.cast(predictions[task], "float32")
+            for parameter, tensor in likelihood.predictive(prediction, sigmas[task]).items():
+                outputs[f"{task}_{parameter}"] = tensor
+        return keras.Model(network.input, outputs, name=self.name)
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Exports the network alone, without log-variances; see `keras.Model.export`."""

@@ -85,6 +85,17 @@ class Observations:
         """The sums `Σ w·L` and `Σ w` of the raw loss."""
         return weighted_sums(self.losses, self.weights, self.likelihood.per_channel)
 
+    def scaled_loss_sum(self) -> Tensor:
+        """The sum `Σ w·L` whose mean gives the closed-form optimum of a log-variance.
+
+        Where the network tells how noisy each element is, every loss is in units of that.
+        """
+        losses, likelihood = self.losses, self.likelihood
+        if likelihood.heteroscedastic:
+            log_variance = likelihood.element_log_variance(self.predictions, 0.0)
+            losses = ops.exp(-likelihood.power * log_variance) * losses
+        return weighted_sums(losses, self.weights, likelihood.per_channel)[0]
+
     def negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
         """The sum `Σ w·nll` at a log-variance."""
         values = self.likelihood.negative_log_likelihood(

@@ -1,4 +1,4 @@
-"""What the tasks' losses and their σ did over the epochs, as a picture."""
+"""Pictures: how the tasks' losses and σ went, and whether their distributions came true."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
+
+from keras_uncertainty_mtl.reliability import central_mass, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +18,7 @@ Curves = Mapping[str, Sequence[float]]
 
 COLUMNS = 4
 PANEL_SIZE = (3.2, 4.0)
+DIAGRAM_SIZE = (4.2, 4.2)
 
 
 def plot_history(
@@ -57,6 +61,100 @@ def plot_history(
     for panel, task in zip(panels, tasks, strict=False):
         _draw_task(panel, task, curves)
     return figure
+
+
+def plot_reliability(labels: Any, probabilities: Any, bins: int = 10) -> Figure:
+    """Draws how often predictions come true against how sure they are: a reliability diagram.
+
+    Below the diagonal a network is too sure of itself, above it not sure enough. The legend has
+    the expected calibration error (ECE), the mean distance from the diagonal.
+
+    Args:
+        labels: Array of class ids, whose predictions are the most likely classes; or, in the shape
+            of the probabilities, of 0 and 1.
+        probabilities: Array of probabilities, for class ids of shape `(*labels.shape, classes)`;
+            or a dict from a name to such an array, to compare them.
+        bins: Number of bins of equal width that probabilities are put in.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+
+    Example:
+
+    ```python
+    probabilities = model.predictive_model().predict(x)["classes_probabilities"]
+    plot_reliability(labels, probabilities).savefig("reliability.png")
+    ```
+
+    References:
+        - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 2
+    """
+    figure, axes = _diagram("predicted probability", "how often it came true")
+    for label, values in _labelled(probabilities).items():
+        found = reliability(labels, values, bins)
+        label += f"ECE {100 * found.expected_calibration_error:.1f}%"
+        axes.plot(found.confidence, found.frequency, marker="o", markersize=4, label=label)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def plot_coverage(
+    targets: Any, locations: Any, scales: Any, distribution: str = "gaussian"
+) -> Figure:
+    """Draws how many targets are in central intervals against how many should be.
+
+    Below the diagonal the intervals are too narrow, above it too wide.
+
+    Args:
+        targets: Array of targets.
+        locations: Array of the means of a Gaussian, or the medians of a Laplace distribution.
+        scales: Array of standard deviations of a Gaussian, or the scales `b` of a Laplace
+            distribution; or a dict from a name to such an array, to compare them.
+        distribution: `"gaussian"` or `"laplace"`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If the shapes do not fit each other, or the distribution is another one.
+
+    Example:
+
+    ```python
+    predicted = model.predictive_model().predict(x)
+    plot_coverage(y, predicted["depth_location"], predicted["depth_scale"], "laplace")
+    ```
+    """
+    figure, axes = _diagram("probability of a central interval", "share of targets in it")
+    levels = np.linspace(0, 1, 101)
+    for label, values in _labelled(scales).items():
+        mass = np.sort(central_mass(targets, locations, values, distribution), axis=None)
+        shares = np.searchsorted(mass, levels, side="right") / mass.size
+        label += f"{100 * np.mean(mass <= 0.95):.1f}% in 95% intervals"
+        axes.plot(levels, shares, label=label)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _diagram(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=DIAGRAM_SIZE, layout="constrained")
+    axes = figure.subplots()
+    axes.axline((0, 0), slope=1, color="0.6", linestyle="--", linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _labelled(values: Any) -> dict[str, Any]:
+    """What to compare, by what goes in front of its entry in the legend."""
+    if not isinstance(values, Mapping):
+        return {"": values}
+    return {f"{name}: ": value for name, value in values.items()}
 
 
 def _reported_tasks(curves: Curves) -> list[str]:

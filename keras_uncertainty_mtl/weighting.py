@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl import likelihoods
-from keras_uncertainty_mtl.likelihoods import Likelihood
+from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
 from keras_uncertainty_mtl.observations import Observations
 from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
 from keras_uncertainty_mtl.shapes import Shape
@@ -149,8 +149,14 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._multiplies = self._each_entry(
             likelihood.weights_loss for likelihood in self.tasks.values()
         )
-        self._tracks = self._multiplies.astype(bool) & (self.update == "closed_form")
+        has_closed_form = self._each_entry(
+            likelihood.has_closed_form for likelihood in self.tasks.values()
+        )
+        self._tracks = has_closed_form.astype(bool) & (self.update == "closed_form")
         self._follows_data = None in initial or self._tracks.any()
+        self._heteroscedastic = any(
+            likelihood.heteroscedastic for likelihood in self.tasks.values()
+        )
         self._statistics = TaskStatistics(list(self.tasks))
 
     def call(
@@ -211,23 +217,15 @@ class UncertaintyWeighting(keras.layers.Layer):
         Returns:
             Scalar tensor, NaN if any of the tasks' losses is not finite.
         """
-        predictions, targets, sample_weight = self._named(predictions, targets, sample_weight)
-        batches = {}
-        for task, likelihood in self.tasks.items():
-            with naming_task(task):
-                batches[task] = Observations.of(
-                    likelihood,
-                    predictions[task],
-                    targets[task],
-                    sample_weight[task],
-                    self._loss_dtype,
-                )
+        batches = self.observations(predictions, targets, sample_weight)
         sums, totals = map(
             _concatenate, zip(*(batch.loss_sums() for batch in batches.values()), strict=True)
         )
         losses, weights = self._sum_by_task(sums), self._sum_by_task(totals)
 
         totals = sum_over_replicas(totals)
+        if self._heteroscedastic:
+            sums = _concatenate(batch.scaled_loss_sum() for batch in batches.values())
         means = global_mean(sums, totals)
         log_variance = self._follow(means, training)
         if report:
@@ -253,6 +251,32 @@ class UncertaintyWeighting(keras.layers.Layer):
             loss += ops.sum(ops.take(shares, entries) * means)
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
         return loss + ops.where(ops.isfinite(loss), ops.zeros_like(loss), float("nan"))
+
+    def observations(
+        self, predictions: Any, targets: Any, sample_weight: Any = None
+    ) -> dict[str, Observations]:
+        """What a batch holds of each task.
+
+        Args:
+            predictions: As in the call of the layer.
+            targets: As in the call of the layer.
+            sample_weight: As in the call of the layer.
+
+        Returns:
+            Dict from task to its `Observations`.
+        """
+        predictions, targets, sample_weight = self._named(predictions, targets, sample_weight)
+        batches = {}
+        for task, likelihood in self.tasks.items():
+            with naming_task(task):
+                batches[task] = Observations.of(
+                    likelihood,
+                    predictions[task],
+                    targets[task],
+                    sample_weight[task],
+                    self._loss_dtype,
+                )
+        return batches
 
     def target_inputs(self, predictions: Any) -> dict[str, Any]:
         """An input for the targets of each task, for a functional model that holds the layer.
@@ -300,6 +324,22 @@ class UncertaintyWeighting(keras.layers.Layer):
         log_variance = ops.convert_to_numpy(self._current_log_variance())
         weights = self._loss_weight * self._scale * np.exp(-self._power * log_variance)
         return {task: self._of_task(weights, task) for task in self.tasks}
+
+    def set_log_variances(self, log_variances: Mapping[str, Any]) -> None:
+        """Puts log-variances where training goes on from.
+
+        Args:
+            log_variances: Dict from each task to its `s = log σ²`: a number, or a vector of one for
+                each channel; NaN where it is to stay as it is.
+        """
+        values = np.concatenate([np.ravel(log_variances[task]) for task in self.tasks])
+        given = ~np.isnan(values)
+        for variable, new in (
+            (self.initial_log_variance, values),
+            (self.log_variance, 0.0),
+            (self.started, True),
+        ):
+            variable.assign(np.where(given, new, ops.convert_to_numpy(variable)))
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for saving."""
@@ -360,9 +400,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         has_error = ops.logical_and(ops.greater(means, 0), ops.isfinite(means))
         starts = ops.logical_and(ops.logical_not(started), has_error)
         mean = ops.where(has_error, ops.stop_gradient(means), 1.0)
-        optimum = ops.divide(
-            ops.log(ops.multiply(2.0 * self._scale * self._power, mean)), self._power
-        )
+        optimum = closed_form_optimum(mean, self._scale, self._power)
         followed = ops.where(starts, optimum, initial)
         if self._tracks.any():
             # The running mean of raw losses, as a logarithm, which does not overflow.
@@ -443,7 +481,7 @@ def _validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, flo
 
 def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> list[float | None]:
     """The log-variance that each σ of a task starts from, `None` for its optimum on the data."""
-    likelihood.target_shape(prediction_shape)
+    target_shape = likelihood.target_shape(prediction_shape)
     has_channels = len(prediction_shape) > 1 and prediction_shape[-1] is not None
     if likelihood.per_channel and not has_channels:
         raise ValueError(
@@ -451,7 +489,7 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
             "known beforehand. "
             f"Received: predictions of shape {prediction_shape}"
         )
-    channels = prediction_shape[-1] or 1 if likelihood.per_channel else 1
+    channels = target_shape[-1] or 1 if likelihood.per_channel else 1
     sigmas = likelihood.initial_sigma
     if isinstance(sigmas, list) and len(sigmas) != channels:
         raise ValueError(
@@ -459,7 +497,7 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
             f"Received: {len(sigmas)} numbers."
         )
     if sigmas is None:
-        return [None if likelihood.weights_loss else 0.0] * channels
+        return [None if likelihood.has_closed_form else 0.0] * channels
     starts = [2.0 * math.log(sigma) for sigma in np.broadcast_to(np.array(sigmas), channels)]
     if max(map(abs, starts)) > BOUND:
         raise ValueError(

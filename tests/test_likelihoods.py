@@ -113,6 +113,16 @@ def student(targets, predictions, sigma):
     return -stats.t.logpdf(targets, 5, predictions, scale) + constant
 
 
+def with_a_sigma_each(nll: Callable) -> Callable:
+    """The values of a heteroscedastic likelihood, whose predictions end in log-variances."""
+
+    def values(targets, predictions, sigma):
+        estimates, log_variances = np.split(predictions, 2, axis=-1)
+        return nll(targets, estimates, sigma * np.exp(0.5 * log_variances))
+
+    return values
+
+
 def quartic(targets, predictions, sigma):
     # ∫ exp(-r⁴ / 4σ⁴) dr = 2 · Γ(5/4) · √2 · σ: `gennorm` with the shape 4 and the scale √2 · σ.
     constant = np.log(2 * special.gamma(1.25) * np.sqrt(2))
@@ -170,6 +180,11 @@ def stock(loss: type[keras.losses.Loss], **options) -> Callable:
 
 def reals(rng, shape):
     return rng.normal(3, 2, shape), rng.normal(2, 3, shape)
+
+
+def reals_and_log_variances(rng, shape):
+    targets, predictions = reals(rng, shape)
+    return targets, np.concatenate([predictions, rng.normal(size=shape)], axis=-1)
 
 
 def class_ids(rng, shape):
@@ -248,6 +263,13 @@ CASES = {
     "laplace-channels": case(
         Laplace, reals, (3, 2, 2), laplace, sigma=np.array([0.4, 30.0]), per_channel=True
     ),
+    **{
+        f"{name}-heteroscedastic{suffix}": case(
+            make, reals_and_log_variances, shape, with_a_sigma_each(nll), heteroscedastic=True
+        )
+        for name, make, nll in (("gaussian", Gaussian, normal), ("laplace", Laplace, laplace))
+        for suffix, shape in (("", (5, 1)), ("-images", (3, 4, 5, 2)))
+    },
     "categorical": case(Categorical, class_ids, (5, 3), softmax_of_ids, missing=-1),
     "categorical-tokens": case(Categorical, class_ids, (3, 4, 3), softmax_of_ids, missing=-1),
     "categorical-pixels": case(Categorical, class_ids, (2, 3, 4, 3), softmax_of_ids, missing=255),
@@ -549,7 +571,7 @@ def test_first_batch_starts_from_its_visible_targets(case):
 
     if case.options.get("per_channel"):
         expected = [optimum((..., channel)) for channel in range(case.shape[-1])]
-    elif case.likelihood().weights_loss:
+    elif case.likelihood().has_closed_form:
         expected = optimum(...)
     else:
         expected = 1.0
@@ -620,6 +642,87 @@ def test_area_is_missing_if_any_of_its_targets_is():
     targets[0, 1, 2] = NAN
     weighting = weighting_of(Gibbs(DICE, missing=NAN, initial_sigma=1.0))
     np.testing.assert_allclose(loss_of(weighting, targets, predictions), expected, rtol=1e-9)
+
+
+# --- A log-variance for each element --------------------------------------------------------------
+
+HETEROSCEDASTIC = {Gaussian: normal, Laplace: laplace}
+
+
+@pytest.mark.parametrize("make", HETEROSCEDASTIC)
+@pytest.mark.parametrize("constant", [-1.5, 0.0, 2.0])
+def test_a_constant_log_variance_is_the_homoscedastic_form(make, constant):
+    targets, predictions = reals(np.random.default_rng(1), (6, 3))
+    outputs = np.concatenate([predictions, np.full((6, 3), constant)], axis=-1)
+    sigma = 0.7
+    plain = weighting_of(make(initial_sigma=sigma * np.exp(0.5 * constant)))
+    weighting = weighting_of(make(initial_sigma=sigma, heteroscedastic=True))
+    np.testing.assert_allclose(
+        loss_of(weighting, targets, outputs), loss_of(plain, targets, predictions), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        gradient_in_predictions(weighting, tf.constant(targets), outputs)[:, :3],
+        gradient_in_predictions(plain, tf.constant(targets), predictions),
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("make", HETEROSCEDASTIC)
+def test_a_sigma_for_each_channel_and_a_log_variance_for_each_element(make):
+    targets, outputs = reals_and_log_variances(np.random.default_rng(1), (50, 3))
+    targets *= [0.3, 1, 3]
+    weighting = weighting_of(make(per_channel=True, heteroscedastic=True))
+    loss = loss_of(weighting, targets, outputs, training=True)
+    nll = with_a_sigma_each(HETEROSCEDASTIC[make])
+    best = [
+        best_sigma(lambda s, c=c: nll(targets[:, [c]], outputs[:, [c, c + 3]], s)) for c in range(3)
+    ]
+    np.testing.assert_allclose(weighting.sigmas()["task"], best, rtol=1e-6)
+    np.testing.assert_allclose(loss, nll(targets, outputs, np.array(best)).mean(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("make", HETEROSCEDASTIC)
+def test_the_reported_loss_is_that_of_the_estimates_alone(make):
+    targets, outputs = reals_and_log_variances(np.random.default_rng(1), (6, 3))
+    stock = LOSSES.MeanSquaredError() if make is Gaussian else LOSSES.MeanAbsoluteError()
+    weighting = weighting_of(make(heteroscedastic=True))
+    loss_of(weighting, targets, outputs)
+    (statistics,) = weighting.metrics
+    expected = stock(tf.constant(targets), tf.constant(outputs[:, :3]))
+    np.testing.assert_allclose(statistics.result()["task_loss"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "extreme", "expected"),
+    [
+        # `laplace.logpdf` underflows, and so would σ² in single precision: these are by hand.
+        (Gaussian, -80.0, 0.5 * np.exp(80) * 2**2 - 40),
+        (Gaussian, 80.0, 0.5 * np.exp(-80) * 2**2 + 40),
+        (Laplace, -80.0, np.sqrt(2) * np.exp(40) * 2 - 40),
+        (Laplace, 80.0, np.sqrt(2) * np.exp(-40) * 2 + 40),
+    ],
+)
+def test_extreme_log_variances_are_finite_in_single_precision(make, extreme, expected):
+    targets, outputs = np.float32([[3.0]]), tf.constant([[1.0, extreme]])
+    weighting = weighting_of(make(heteroscedastic=True, initial_sigma=1.0), "float32")
+    loss = loss_of(weighting, targets, outputs)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert np.all(np.isfinite(gradient_in_predictions(weighting, targets, outputs)))
+
+
+@pytest.mark.parametrize("make", HETEROSCEDASTIC)
+@pytest.mark.parametrize("shape", [(4, 3), (4, 1), (4, None), (4,)])
+def test_a_log_variance_for_each_element_needs_an_even_last_axis(make, shape):
+    weighting = UncertaintyWeighting({"depth": make(heteroscedastic=True)})
+    with pytest.raises(ValueError, match=r"'depth': \w+\(heteroscedastic=True\).*even.*Received"):
+        weighting.build(shape)
+
+
+def test_targets_go_with_the_estimates():
+    weighting = UncertaintyWeighting({"depth": Gaussian(heteroscedastic=True)})
+    assert weighting.target_inputs(keras.Input((8, 8, 6)))["depth"].shape == (None, 8, 8, 3)
+    with pytest.raises(ValueError, match=r"(?s)'depth'.*of shape \(4, 1\) for .*\(4, 2\)"):
+        weighting(np.ones((4, 2)), np.ones((4, 2)))
 
 
 # --- Large integers, and classes out of range -----------------------------------------------------
@@ -945,8 +1048,18 @@ def test_likelihood_survives_saving(name, restored):
 @pytest.mark.parametrize(
     ("likelihood", "changed"),
     [
-        (Gaussian(), {"per_channel": True, "initial_sigma": [1.0, 2.0], "missing": -1.0}),
-        (Laplace(), {"per_channel": True, "initial_sigma": 3.0, "missing": -1.0}),
+        *(
+            (
+                make(),
+                {
+                    "per_channel": True,
+                    "initial_sigma": sigma,
+                    "missing": -1.0,
+                    "heteroscedastic": True,
+                },
+            )
+            for make, sigma in ((Gaussian, [1.0, 2.0]), (Laplace, 3.0))
+        ),
         (
             Categorical(),
             {

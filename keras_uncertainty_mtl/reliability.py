@@ -1,0 +1,126 @@
+"""How often that comes true which is predicted, against how often it should."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+
+class Reliability(NamedTuple):
+    """Predicted probabilities in bins, and what came true of those in each.
+
+    Args:
+        confidence: Vector of the mean probability of each bin that is not empty.
+        frequency: Vector of how often it came true.
+        share: Vector of the bin's share of all predictions.
+    """
+
+    confidence: Any
+    frequency: Any
+    share: Any
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """The mean distance of confidence and frequency, `Σ share · |frequency - confidence|`."""
+        return float(np.sum(self.share * np.abs(self.frequency - self.confidence)))
+
+
+def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
+    """Compares probabilities with what came true of them, in bins of equal width.
+
+    Args:
+        labels: Array of class ids, then the probability of the most likely class is compared with
+            how often it is the right one; or, in the shape of the probabilities but for an axis of
+            size 1 at the end, of 0 and 1, then each probability with how often there is a 1.
+        probabilities: Array of probabilities, for class ids of shape `(*labels.shape, classes)`.
+        bins: Number of bins.
+
+    Returns:
+        A `Reliability`; its `expected_calibration_error` sums it up.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+
+    Example:
+
+    ```python
+    probabilities = model.predictive_model().predict(x)["classes_probabilities"]
+    reliability(labels, probabilities).expected_calibration_error
+    ```
+
+    References:
+        - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 2
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, "float64")
+    if probabilities.shape[:-1] == labels.shape and probabilities.shape[-1] > 1:
+        came_true = probabilities.argmax(axis=-1) == labels
+        probabilities = probabilities.max(axis=-1)
+    elif probabilities.shape in (labels.shape, (*labels.shape, 1)):
+        came_true = labels.reshape(probabilities.shape)
+    else:
+        raise ValueError(
+            "`probabilities` must have the shape of `labels`, with or without an axis of classes "
+            f"at its end. Received: labels of shape {labels.shape} and probabilities of shape "
+            f"{probabilities.shape}"
+        )
+    bin_of_each = np.minimum((probabilities * bins).astype(int), bins - 1).ravel()
+    counts = np.bincount(bin_of_each, minlength=bins)
+    filled = counts > 0
+    confidence, frequency = (
+        np.bincount(bin_of_each, weights=values.ravel(), minlength=bins)[filled] / counts[filled]
+        for values in (probabilities, came_true)
+    )
+    return Reliability(confidence, frequency, counts[filled] / counts.sum())
+
+
+def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = "gaussian") -> Any:
+    """The probability of the smallest central interval of each prediction that holds its target.
+
+    If the predicted distributions are right these are uniform between 0 and 1: the share of targets
+    in their 95% intervals is the share of these up to 0.95.
+
+    Args:
+        targets: Array of targets, without those that are missing.
+        locations: Array of the means of a Gaussian, or the medians of a Laplace distribution, in
+            the shape of the targets but for an axis of size 1 at the end.
+        scales: Array of standard deviations of a Gaussian, or the scales `b` of a Laplace
+            distribution, in the shape of the locations.
+        distribution: `"gaussian"` or `"laplace"`.
+
+    Returns:
+        Array of probabilities, in the shape of the locations.
+
+    Raises:
+        ValueError: If the shapes do not fit each other, or the distribution is another one.
+
+    Example:
+
+    ```python
+    predicted = model.predictive_model().predict(x)
+    mass = central_mass(y, predicted["depth_mean"], predicted["depth_standard_deviation"])
+    np.mean(mass <= 0.95)  # how many are in their 95% intervals
+    ```
+    """
+    if distribution not in _MASS_WITHIN:
+        raise ValueError(
+            f"`distribution` must be one of {list(_MASS_WITHIN)}. Received: {distribution!r}"
+        )
+    targets, locations, scales = (
+        np.asarray(values, "float64") for values in (targets, locations, scales)
+    )
+    fits = locations.shape in (targets.shape, (*targets.shape, 1))
+    if not fits or scales.shape != locations.shape:
+        raise ValueError(
+            "`targets`, `locations` and `scales` must have one shape. Received: the shapes "
+            f"{targets.shape}, {locations.shape} and {scales.shape}"
+        )
+    distances = np.abs(targets.reshape(locations.shape) - locations) / scales
+    return _MASS_WITHIN[distribution](distances)
+
+
+_MASS_WITHIN = {
+    "gaussian": lambda distances: ops.convert_to_numpy(ops.erf(distances / np.sqrt(2.0))),
+    "laplace": lambda distances: 1.0 - np.exp(-distances),
+}

@@ -1,0 +1,43 @@
+"""Calibrates on one device and on several replicas, and prints the σ of each, a line for both.
+
+A process of its own, because TensorFlow's collectives take one number of replicas a process.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_uncertainty_mtl import Categorical, Gaussian, Laplace, MultiTaskModel
+
+
+def main():
+    devices = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3)).astype("float32")
+    y = {"far": 100 * x[:, 0], "near": x[:, :2], "kind": np.argmax(x + rng.normal(size=x.shape), 1)}
+    y["near"][rng.random(200) < 0.5] = np.nan
+    for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            inputs = keras.Input((3,))
+            sizes = {"far": 1, "near": 2, "kind": 3}
+            outputs = {
+                task: keras.layers.Dense(size, kernel_initializer=keras.initializers.Identity())(
+                    inputs
+                )
+                for task, size in sizes.items()
+            }
+            near = Laplace(per_channel=True, missing=float("nan"))
+            tasks = {"far": Gaussian(), "near": near, "kind": Categorical()}
+            model = MultiTaskModel(inputs, outputs, tasks)
+            model.compile(keras.optimizers.SGD(0.0))
+        # The last batch is of 8, and training may go on.
+        model.calibrate(x, y, batch_size=32, verbose=0)
+        model.fit(x, y, batch_size=32, verbose=0)
+        print(*np.concatenate([np.ravel(sigma) for sigma in model.weighting.sigmas().values()]))
+
+
+if __name__ == "__main__":
+    main()
