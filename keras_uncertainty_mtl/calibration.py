@@ -98,8 +98,15 @@ class _Evaluation(keras.Model):
             }
             self.compile(run_eagerly=model.run_eagerly, jit_compile=model.jit_compile)
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self._loss_of_the_model(*args, **kwargs)
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = False,
+    ) -> Tensor:
+        return self._loss_of_the_model(x, y, y_pred, sample_weight, training=training)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
@@ -168,19 +175,23 @@ class _TaskSums(keras.metrics.Metric):
 
     @property
     def grid(self) -> Any:
-        return ops.convert_to_numpy(self._grid)
+        return self._grid.numpy()
 
     @property
     def is_observed(self) -> Any:
-        return ops.convert_to_numpy(self._total) > 0
+        return self._total.numpy() > 0
 
     def means(self) -> Any:
         """The means over all observed elements, NaN where there are none."""
-        sums, total = ops.convert_to_numpy(self._sums), ops.convert_to_numpy(self._total)
+        sums, total = self._sums.numpy(), self._total.numpy()
         means = np.divide(sums, total, out=np.full_like(sums, np.nan), where=self.is_observed)
-        # Far from the optimum a likelihood may be too small for its dtype.
-        means = np.where(np.isnan(means) & self.is_observed, np.inf, means)
-        if np.any(np.isinf(means if self._grid is None else means.min(axis=0))):
+        # Far from the optimum a likelihood may be out of the range of its dtype.
+        means = np.where(self.is_observed & ~np.isfinite(means), np.inf, means)
+        smallest = means
+        if self._grid is not None:
+            means = np.where(np.isnan(self.grid), np.nan, means)
+            smallest = means.min(axis=0)
+        if np.any(np.isinf(smallest)):
             raise ValueError(
                 "the loss must be finite, and is not for the data received. A label that is "
                 "missing has to be the value that the likelihood knows as `missing`: "

@@ -19,6 +19,7 @@ Curves = Mapping[str, Sequence[float]]
 COLUMNS = 4
 PANEL_SIZE = (3.2, 4.0)
 DIAGRAM_SIZE = (4.2, 4.2)
+SMALLEST_DOT, LARGEST_DOT = 8, 200
 
 
 def plot_history(
@@ -66,8 +67,9 @@ def plot_history(
 def plot_reliability(labels: Any, probabilities: Any, bins: int = 10) -> Figure:
     """Draws how often predictions come true against how sure they are: a reliability diagram.
 
-    Below the diagonal a network is too sure of itself, above it not sure enough. The legend has
-    the expected calibration error (ECE), the mean distance from the diagonal.
+    Below the diagonal a network is too sure of itself, above it not sure enough. The area of a dot
+    goes by the share of predictions that it stands for, and the legend has the expected calibration
+    error (ECE), the mean distance from the diagonal.
 
     Args:
         labels: Array of class ids, whose predictions are the most likely classes; or, in the shape
@@ -96,7 +98,9 @@ def plot_reliability(labels: Any, probabilities: Any, bins: int = 10) -> Figure:
     for label, values in _labelled(probabilities).items():
         found = reliability(labels, values, bins)
         label += f"ECE {100 * found.expected_calibration_error:.1f}%"
-        axes.plot(found.confidence, found.frequency, marker="o", markersize=4, label=label)
+        (line,) = axes.plot(found.confidence, found.frequency, label=label)
+        dots = {"s": SMALLEST_DOT + LARGEST_DOT * found.share, "color": line.get_color()}
+        axes.scatter(found.confidence, found.frequency, **dots, clip_on=False, zorder=3)
     axes.legend(fontsize="small")
     return figure
 

@@ -339,7 +339,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             (self.log_variance, 0.0),
             (self.started, True),
         ):
-            variable.assign(np.where(given, new, ops.convert_to_numpy(variable)))
+            variable.assign(np.where(given, new, variable.numpy()))
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for saving."""

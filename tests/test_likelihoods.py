@@ -695,7 +695,7 @@ def test_the_reported_loss_is_that_of_the_estimates_alone(make):
 @pytest.mark.parametrize(
     ("make", "extreme", "expected"),
     [
-        # `laplace.logpdf` underflows, and so would σ² in single precision: these are by hand.
+        # Where `laplace.logpdf` underflows, so these are by hand.
         (Gaussian, -80.0, 0.5 * np.exp(80) * 2**2 - 40),
         (Gaussian, 80.0, 0.5 * np.exp(-80) * 2**2 + 40),
         (Laplace, -80.0, np.sqrt(2) * np.exp(40) * 2 - 40),

@@ -3,13 +3,16 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import special
 
 from keras_uncertainty_mtl import (
+    Bernoulli,
     Categorical,
     Gaussian,
     Gibbs,
@@ -572,6 +575,142 @@ class TestInferenceModel:
 
         with pytest.raises(ValueError, match="expects a functional model"):
             inference_model(Subclassed())
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Cauchy(Likelihood):
+    """A user's likelihood that says what it predicts."""
+
+    def loss(self, targets, predictions):
+        return keras.ops.abs(targets - predictions)
+
+    def predictive(self, predictions, sigma):
+        return {"centre": predictions, "width": keras.ops.ones_like(predictions) * sigma}
+
+
+class TestPredictiveModel:
+    """What is predicted, against NumPy and SciPy; and where it can be taken."""
+
+    TEMPERATURE = 3.0
+
+    def model(self, policy=None):
+        sizes = {
+            **{"normal": 1, "vector": 3, "noisy": 4, "channels": 4, "heavy": 1},
+            **{"kind": 3, "kind_approximate": 3, "flags": 2, "huber": 2, "own": 1},
+            **{"kind_probabilities": 3, "vague": 2},
+        }
+        activations = {"kind_probabilities": "softmax"}
+        inputs = keras.Input((4,), name="x")
+        outputs = {
+            task: keras.layers.Dense(size, activation=activations.get(task), dtype=policy)(inputs)
+            for task, size in sizes.items()
+        }
+        hot = self.TEMPERATURE**0.5
+        likelihoods = {
+            "normal": Gaussian(initial_sigma=2.0),
+            "vector": Gaussian(per_channel=True, initial_sigma=[1.0, 2.0, 3.0]),
+            "noisy": Gaussian(heteroscedastic=True, initial_sigma=2.0),
+            "channels": Laplace(heteroscedastic=True, per_channel=True, initial_sigma=[1.0, 3.0]),
+            "heavy": Laplace(initial_sigma=1e5),
+            "kind": Categorical(initial_sigma=hot),
+            "kind_approximate": Categorical(approximate=True, initial_sigma=hot),
+            "kind_probabilities": Categorical(
+                from_logits=False, approximate=True, initial_sigma=hot
+            ),
+            "flags": Bernoulli(initial_sigma=hot),
+            "huber": Gibbs("huber", initial_sigma=2.0),
+            "own": Cauchy(initial_sigma=2.0),
+            "vague": Bernoulli(approximate=True, initial_sigma=hot),
+        }
+        return MultiTaskModel(inputs, outputs, likelihoods)
+
+    def expected(self, f):
+        root = np.sqrt(2)
+        return {
+            "normal_mean": f["normal"],
+            "normal_standard_deviation": np.full((100, 1), 2.0),
+            "vector_mean": f["vector"],
+            "vector_standard_deviation": np.tile([1.0, 2.0, 3.0], (100, 1)),
+            "noisy_mean": f["noisy"][:, :2],
+            "noisy_standard_deviation": 2 * np.exp(f["noisy"][:, 2:] / 2),
+            "channels_location": f["channels"][:, :2],
+            "channels_scale": np.exp(f["channels"][:, 2:] / 2) * [1 / root, 3 / root],
+            "heavy_location": f["heavy"],
+            "heavy_scale": np.full((100, 1), 1e5 / root),
+            "kind_probabilities": special.softmax(f["kind"] / self.TEMPERATURE, axis=-1),
+            "kind_approximate_probabilities": special.softmax(f["kind_approximate"], axis=-1),
+            "kind_probabilities_probabilities": f["kind_probabilities"],
+            "flags_probabilities": special.expit(f["flags"] / self.TEMPERATURE),
+            "vague_probabilities": special.expit(f["vague"]),
+            "huber_prediction": f["huber"],
+            "own_centre": f["own"],
+            "own_width": np.full((100, 1), 2.0),
+        }
+
+    def assert_predicted(self, predicted, model, x, rtol=1e-5):
+        expected = self.expected(model.predict(x, verbose=0))
+        assert predicted.keys() == expected.keys()
+        for name, values in predicted.items():
+            assert values.shape == expected[name].shape, name
+            assert values.dtype == "float32", name
+            np.testing.assert_allclose(values, expected[name], rtol, atol=1e-6, err_msg=name)
+
+    def test_predicts_the_parameters_of_every_likelihood(self):
+        x, _ = data()
+        model = self.model()
+        self.assert_predicted(model.predictive_model().predict(x, verbose=0), model, x)
+
+    @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+    def test_half_precision_holds_sigmas_of_any_size(self, policy):
+        x, _ = data()
+        model = self.model(policy)
+        predicted = model.predictive_model().predict(x, verbose=0)
+        np.testing.assert_allclose(predicted["heavy_scale"], 1e5 / np.sqrt(2), rtol=1e-5)
+        assert all(values.dtype == "float32" for values in predicted.values())
+
+    def test_sigma_is_that_of_the_moment_and_layers_are_shared(self):
+        x, y = data()
+        model = multi_task_model(list)
+        early = model.predictive_model()
+        fit(model, x, list(y.values()))
+        late = model.predictive_model()
+        assert {id(w) for w in late.weights} < {id(w) for w in model.weights}
+        for network, sigma in ((early, 1.0), (late, model.weighting.sigmas()["metres"])):
+            predicted = network.predict(x, verbose=0)
+            np.testing.assert_allclose(predicted["metres_standard_deviation"], sigma, rtol=1e-6)
+            np.testing.assert_allclose(
+                predicted["metres_mean"], model.predict(x, verbose=0)[0], rtol=1e-5
+            )
+
+    def test_a_process_without_keras_and_the_package_serves_it(self, tmp_path):
+        x, _ = data()
+        model = self.model()
+        model.predictive_model().export(tmp_path / "saved_model", verbose=False)
+        np.save(tmp_path / "x.npy", x)
+        serve = Path(__file__).parents[1] / "examples" / "serve.py"
+        files = tmp_path / "saved_model", tmp_path / "x.npy", tmp_path / "served.npz"
+        subprocess.run([sys.executable, serve, *files], check=True)
+        with np.load(tmp_path / "served.npz") as served:
+            self.assert_predicted(dict(served), model, x)
+        stored = tf.train.list_variables(tmp_path / "saved_model/variables/variables")
+        assert not any("log_variance" in name or "started" in name for name, _ in stored)
+
+    def test_a_process_without_the_package_loads_it(self, tmp_path):
+        x, _ = data()
+        model = self.model()
+        model.predictive_model().save(tmp_path / "m.keras")
+        np.save(tmp_path / "x.npy", x)
+        script = f"""
+            import sys
+            sys.modules["keras_uncertainty_mtl"] = None
+            import keras, numpy as np
+            model = keras.saving.load_model(r"{tmp_path / "m.keras"}", safe_mode=True)
+            x = np.load(r"{tmp_path / "x.npy"}")
+            np.savez(r"{tmp_path / "loaded.npz"}", **model.predict(x, verbose=0))
+        """
+        subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+        with np.load(tmp_path / "loaded.npz") as loaded:
+            self.assert_predicted(dict(loaded), model, x)
 
 
 class TestOptimizers:

@@ -3,10 +3,13 @@ import runpy
 import sys
 
 import keras
+import numpy as np
 import pytest
+from scipy import stats
+from sklearn.calibration import calibration_curve
 
 from keras_uncertainty_mtl import plotting
-from keras_uncertainty_mtl.plotting import plot_history
+from keras_uncertainty_mtl.plotting import plot_coverage, plot_history, plot_reliability
 
 HISTORY = {
     "loss": [3.0, 1.0, -1.0],
@@ -108,8 +111,72 @@ def test_nothing_to_draw_is_an_error():
         plot_history({"loss": [1.0]})
 
 
+def curves(figure):
+    """The curves of a diagram, but for its diagonal, by their entry in the legend."""
+    (axes,) = figure.axes
+    _diagonal, *lines = axes.lines
+    entries = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert [line.get_label() for line in lines] == entries
+    return {line.get_label(): line.get_data() for line in lines}
+
+
+def test_reliability_diagram_draws_frequency_against_probability():
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.5, 1, 2000)
+    probabilities = np.stack([sure, 1 - sure], axis=1)
+    # Right half as often as it says.
+    labels = np.where(rng.random(2000) < 0.5 * sure, 0, 1)
+    ((label, (confidence, frequency)),) = curves(plot_reliability(labels, probabilities, 5)).items()
+    expected = calibration_curve(labels == 0, sure, n_bins=5)
+    np.testing.assert_allclose((frequency, confidence), expected)
+    areas = plot_reliability(labels, probabilities, 2).axes[0].collections[0].get_sizes()
+    assert len(areas) == 1  # No probability of a most likely class of two is below a half.
+    assert float(label.removeprefix("ECE ").removesuffix("%")) == pytest.approx(37.5, abs=2)
+
+
+def test_several_predictions_are_compared_by_name():
+    labels, probabilities = np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])
+    right = np.eye(2)
+    drawn = curves(plot_reliability(labels, {"before": probabilities, "after": right}))
+    assert list(drawn) == ["before: ECE 15.0%", "after: ECE 0.0%"]
+    drawn = curves(plot_coverage([1.0, 2.0], [1.0, 2.5], {"a": [1.0, 1.0], "b": [0.1, 0.1]}))
+    assert list(drawn) == ["a: 100.0% in 95% intervals", "b: 50.0% in 95% intervals"]
+
+
+@pytest.mark.parametrize(
+    ("name", "distribution"), [("gaussian", stats.norm), ("laplace", stats.laplace)]
+)
+def test_coverage_is_drawn_for_every_central_interval(name, distribution):
+    rng = np.random.default_rng(0)
+    locations, scales = rng.normal(size=(500, 2)), rng.exponential(size=(500, 2))
+    targets = distribution.rvs(locations, 2 * scales, random_state=rng)
+    ((label, (levels, shares)),) = curves(plot_coverage(targets, locations, scales, name)).items()
+    assert (levels[0], levels[-1]) == (0, 1)
+    for level in (0.3, 0.5, 0.95):
+        lower, upper = distribution.interval(level, locations, scales)
+        share = np.mean((lower <= targets) & (targets <= upper))
+        assert np.interp(level, levels, shares) == pytest.approx(share)
+        assert share < level
+    assert label == f"{100 * share:.1f}% in 95% intervals"
+
+
+def test_diagrams_are_saved_without_a_screen():
+    for figure in (
+        plot_reliability([0, 1], [[0.9, 0.1], [0.4, 0.6]]),
+        plot_coverage([1.0], [2.0], [1.0]),
+    ):
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        assert picture.getvalue().startswith(b"\x89PNG")
+
+
 def test_importing_the_module_needs_no_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     module = runpy.run_path(plotting.__file__)
-    with pytest.raises(ImportError, match="matplotlib"):
-        module["plot_history"](HISTORY)
+    for name, arguments in {
+        "plot_history": (HISTORY,),
+        "plot_reliability": ([1], [0.5]),
+        "plot_coverage": ([1.0], [1.0], [1.0]),
+    }.items():
+        with pytest.raises(ImportError, match="matplotlib"):
+            module[name](*arguments)

@@ -84,6 +84,12 @@ def table(output):
     return {row[0]: dict(zip(cells[0][1:], row[1:], strict=True)) for row in cells[1:]}
 
 
+def calibrated(output):
+    """What the second table tells of the held-out images: trained, and calibrated, by row."""
+    rows = re.findall(r"^(σ of|calibration|negative|95%)(.*?)\s{2,}(\S+)\s+(\S+)$", output, re.M)
+    return {start + rest: (float(one), float(other)) for start, rest, one, other in rows}
+
+
 def served_difference(output):
     return float(re.search(r"neither Keras nor this package: largest difference (\S+)", output)[1])
 
@@ -140,11 +146,34 @@ def test_sigma_and_weight_are_those_of_the_likelihoods(digits_run):
     assert weight["ink"] == pytest.approx(2**0.5 / sigma["ink"], rel=0.02)
 
 
-def test_saves_a_picture(digits_run):
-    _, directory = digits_run
-    picture = tf.io.decode_png((directory / "history.png").read_bytes())
-    assert min(picture.shape[:2]) > 300
-    assert len(np.unique(picture)) > 10
+def test_calibrates_with_development_images(digits_run):
+    run, _ = digits_run
+    assert "σ calibrated with 360 images that nothing was trained with" in run.stdout
+    rows = calibrated(run.stdout)
+    trained = {task: float(row["σ"]) for task, row in table(run.stdout).items()}
+    for task in quickstart.TASKS:
+        assert rows[f"σ of {task}"][0] == pytest.approx(trained[task], rel=1e-2)
+        assert rows[f"σ of {task}"][1] != rows[f"σ of {task}"][0]
+    # The network of two epochs is unsure, so that guessing costs log 10 and it costs less.
+    assert all(0 < value < np.log(10) for value in rows["negative log-likelihood of class"])
+    assert all(0 < value < 50 for value in rows["calibration error of class (%)"])
+    for task in ("image", "ink"):
+        _, share = rows[f"95% intervals of {task} hold (%)"]
+        assert 85 < share <= 100
+
+
+def test_saves_pictures(digits_run):
+    run, directory = digits_run
+    pictures = [
+        *("coverage_of_image.png", "coverage_of_ink.png", "history.png"),
+        "reliability_of_class.png",
+    ]
+    assert sorted(file.name for file in directory.glob("*.png")) == pictures
+    assert f"{', '.join(pictures)}, saved_model" in run.stdout
+    for name in pictures:
+        picture = tf.io.decode_png((directory / name).read_bytes())
+        assert min(picture.shape[:2]) > 300
+        assert len(np.unique(picture)) > 10
 
 
 def test_exports_what_another_process_serves(digits_run):
@@ -162,7 +191,7 @@ def test_exports_what_another_process_serves(digits_run):
 
 
 def test_every_method_starts_from_the_same_network_and_the_seed_chooses_it():
-    train, _ = quickstart.split(*quickstart.digits(), seed=0)
+    train, *_ = quickstart.split(*quickstart.digits(), seed=0)
 
     def weights(seed):
         return keras.Model(*quickstart.build_network(train, seed)).get_weights()
@@ -174,10 +203,16 @@ def test_every_method_starts_from_the_same_network_and_the_seed_chooses_it():
 
 def test_the_seed_chooses_what_is_held_out():
     images, labels = quickstart.digits()
-    train, test = quickstart.split(images, labels, seed=0)
-    assert (len(train.images), len(test.images)) == (1437, 360)
-    np.testing.assert_array_equal(test.images, quickstart.split(images, labels, seed=0)[1].images)
-    assert not np.array_equal(test.images, quickstart.split(images, labels, seed=1)[1].images)
+    parts = train, development, test = quickstart.split(images, labels, seed=0)
+    assert [len(part.images) for part in parts] == [1077, 360, 360]
+    for index, part in ((1, development), (2, test)):
+        same, other = (quickstart.split(images, labels, seed)[index] for seed in (0, 1))
+        np.testing.assert_array_equal(part.images, same.images)
+        assert not np.array_equal(part.images, other.images)
+    # The parts hold each image once.
+    everything = np.concatenate([part.images for part in (train, development, test)])
+    sort = [np.lexsort(pixels.reshape(len(pixels), -1).T) for pixels in (images, everything)]
+    np.testing.assert_array_equal(everything[sort[1]], images[sort[0]])
     np.testing.assert_array_equal(test.targets["ink"], test.images.reshape(360, 64).sum(axis=1))
 
 

@@ -17,7 +17,11 @@ def main():
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3)).astype("float32")
-    y = {"far": 100 * x[:, 0], "near": x[:, :2], "kind": np.argmax(x + rng.normal(size=x.shape), 1)}
+    y = {
+        "far": 100 * x[:, 0],
+        "near": 2 * x[:, :2],
+        "kind": np.argmax(x + rng.normal(size=x.shape), 1),
+    }
     y["near"][rng.random(200) < 0.5] = np.nan
     for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
         with strategy.scope() if strategy else contextlib.nullcontext():

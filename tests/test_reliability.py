@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.calibration import calibration_curve
+
+from keras_uncertainty_mtl.reliability import central_mass, reliability
+
+
+def probabilities_of(samples, *classes, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.full(classes or 2, 0.7), size=samples)
+
+
+@pytest.mark.parametrize("bins", [1, 7, 10])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_flags_against_scikit_learn(bins, shape):
+    probabilities = probabilities_of(500)[:, 0]
+    labels = np.random.default_rng(1).random(500) < probabilities**2
+    found = reliability(labels, probabilities.reshape(500, *shape), bins)
+    frequency, confidence = calibration_curve(labels, probabilities, n_bins=bins)
+    np.testing.assert_allclose(found.frequency, frequency)
+    np.testing.assert_allclose(found.confidence, confidence)
+    assert found.share.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("pixels", [(), (4, 3)])
+def test_classes_are_compared_by_their_most_likely_one(pixels):
+    probabilities = probabilities_of(500, 3).repeat(np.prod(pixels, dtype=int), axis=0)
+    rng = np.random.default_rng(1)
+    labels = rng.integers(3, size=len(probabilities))
+    frequency, confidence = calibration_curve(
+        labels == probabilities.argmax(axis=1), probabilities.max(axis=1), n_bins=10
+    )
+    found = reliability(
+        labels.reshape(500, *pixels), probabilities.reshape(500, *pixels, 3), bins=10
+    )
+    np.testing.assert_allclose(found.frequency, frequency)
+    np.testing.assert_allclose(found.confidence, confidence)
+
+
+def test_calibration_error_is_the_mean_distance():
+    # Three of 0.9, of which two are right, and one of 0.6, which is.
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.6, 0.4]])
+    found = reliability([0, 1, 1, 0], probabilities)
+    assert found.expected_calibration_error == pytest.approx(0.75 * (0.9 - 2 / 3) + 0.25 * 0.4)
+
+
+def test_certainty_is_in_the_last_bin():
+    found = reliability([1, 0], [1.0, 0.0], bins=4)
+    np.testing.assert_array_equal(found.confidence, [0, 1])
+    assert found.expected_calibration_error == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities"), [((5,), (4, 3)), ((4, 3), (4,)), ((4,), (5,))]
+)
+def test_shapes_of_labels_and_probabilities_must_fit(labels, probabilities):
+    with pytest.raises(ValueError, match=r"`probabilities` must have the shape.*Received: labels"):
+        reliability(np.zeros(labels, int), np.full(probabilities, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "distribution"), [("gaussian", stats.norm), ("laplace", stats.laplace)]
+)
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.95, 0.999])
+def test_a_target_at_the_end_of_a_central_interval_has_its_mass(name, distribution, level):
+    locations, scales = np.array([[1.0], [-30.0]]), np.array([[0.1], [7.0]])
+    for end in distribution.interval(level, locations, scales):
+        np.testing.assert_allclose(central_mass(end, locations, scales, name), level, rtol=1e-9)
+        of_vector = central_mass(end[:, 0], locations, scales, name)
+        np.testing.assert_allclose(of_vector, level, rtol=1e-9)
+
+
+def test_only_these_distributions_and_shapes():
+    with pytest.raises(ValueError, match=r"one of \['gaussian', 'laplace'\]. Received: 'cauchy'"):
+        central_mass([1.0], [1.0], [1.0], "cauchy")
+    for shapes in ((3, 1), (4,), (4,)), ((4,), (4,), (1,)), ((4, 3), (4,), (4,)):
+        with pytest.raises(ValueError, match=r"one shape. Received: the shapes \("):
+            central_mass(*map(np.ones, shapes))
