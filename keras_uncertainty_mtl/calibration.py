@@ -25,7 +25,7 @@ Tensor = Any
 GRID_SIZE = 33
 GRID_ENDS = (-40.0, 40.0)
 PASSES = 3
-POLYNOMIAL_DEGREE = 4
+POLYNOMIAL_DEGREE = 6
 
 
 def optimal_log_variances(
@@ -60,7 +60,8 @@ def optimal_log_variances(
             "have no closed form, and a generator can be read only once. Received: a generator. "
             "Hand over arrays, a tf.data.Dataset or a keras.utils.PyDataset."
         )
-    evaluation = _Evaluation(model, weighting)
+    with _scope_of(model):
+        evaluation = _Evaluation(model, weighting)
     evaluation.evaluate(x, y, **evaluate_arguments)
     for _ in range(PASSES - 1 if searched else 0):
         for task in searched:
@@ -81,6 +82,13 @@ def optimal_log_variances(
     return optima
 
 
+def _scope_of(model: keras.Model) -> Any:
+    """Where to make what is to run on the replicas that the model runs on."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    return model.distribute_strategy.scope()
+
+
 class _Evaluation(keras.Model):
     """A model whose `evaluate` adds up what the optima of the tasks follow from."""
 
@@ -90,13 +98,12 @@ class _Evaluation(keras.Model):
         self.weighting = weighting
         # So that the progress bar shows what it shows in `evaluate`.
         self._loss_of_the_model = model.compute_loss
-        on_tensorflow = keras.backend.backend() == "tensorflow"
-        with model.distribute_strategy.scope() if on_tensorflow else contextlib.nullcontext():
-            self.sums = {
-                task: _TaskSums(likelihood, weighting.sigmas()[task].shape)
-                for task, likelihood in weighting.tasks.items()
-            }
-            self.compile(run_eagerly=model.run_eagerly, jit_compile=model.jit_compile)
+        sigmas = weighting.sigmas()
+        self.sums = {
+            task: _TaskSums(likelihood, sigmas[task].shape)
+            for task, likelihood in weighting.tasks.items()
+        }
+        self.compile(run_eagerly=model.run_eagerly, jit_compile=model.jit_compile)
 
     def compute_loss(
         self,
