@@ -221,13 +221,15 @@ class TestCalibrate:
 
     def test_the_network_stays_as_it_is_and_training_goes_on(self):
         model, (x, y, _) = make_model(), data()
-        model.compile(keras.optimizers.SGD(1e-3))
+        model.compile(keras.optimizers.Adam(1e-2))
         model.fit(x, y, verbose=0)
         before = {weight.path: weight.numpy() for weight in model.trainable_weights}
         sigmas = model.calibrate(x, y, verbose=0)
         for weight in model.trainable_weights:
             if weight is not model.weighting.log_variance:
                 np.testing.assert_array_equal(weight, before[weight.path])
+        errors = model.predict(x, verbose=0)["mean"] - y["mean"]
+        assert sigmas["mean"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
         reported = model.evaluate(x, y, verbose=0, return_dict=True)
         assert reported["mean_sigma"] == pytest.approx(sigmas["mean"], rel=1e-6)
         model.compile(keras.optimizers.SGD(0.0))
