@@ -126,6 +126,7 @@ class UncertaintyWeighting(keras.layers.Layer):
                 entries = _initial_log_variances(likelihood, shapes[task])
             self._entries[task] = slice(len(initial), len(initial) + len(entries))
             initial += entries
+
         self.log_variance = self.add_weight(
             name="log_variance",
             shape=(len(initial),),
