@@ -214,10 +214,9 @@ def problem(seed: int, raw_heads: bool) -> tuple[keras.Model, np.ndarray, dict[s
     return keras.Model(inputs, outputs), x, y
 
 
-def measure(
-    optimizer: str, method: str, seed: int, steps: int, raw_heads: bool
-) -> list[dict[str, Any]]:
+def measure(run: tuple[str, str, int, int, bool]) -> list[dict[str, Any]]:
     """Trains once, and says of each scale what the table shows of it."""
+    optimizer, method, seed, steps, raw_heads = run
     network, x, y = problem(seed, raw_heads)
     model = MultiTaskModel(
         network.input, network.output, METHODS[method]({task: Gaussian() for task in y})
@@ -278,13 +277,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     runs = itertools.product(
-        arguments.optimizer or OPTIMIZERS, arguments.method or METHODS, range(arguments.seeds)
+        arguments.optimizer or OPTIMIZERS,
+        arguments.method or METHODS,
+        range(arguments.seeds),
+        [arguments.steps],
+        [arguments.raw_heads],
     )
-    settings = (arguments.steps, arguments.raw_heads)
     rows: list[dict[str, Any]] = []
     with one_thread_pool(arguments.workers) as pool:
-        columns = [*zip(*runs, strict=True), *map(itertools.repeat, settings)]
-        for measured in pool.map(measure, *columns):
+        for measured in pool.imap(measure, runs):
             rows += measured
             for row in measured:
                 print(f"seed {row['seed']}", *cells(row), sep=" | ", flush=True)

@@ -16,7 +16,6 @@ import argparse
 import functools
 import time
 from collections.abc import Callable
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from benchmarks.problems import PROBLEMS, Data, Problem, Split
 from keras_uncertainty_mtl import Categorical, Likelihood, MultiTaskModel, UncertaintyWeighting
 
 Weighting = Callable[[Problem, Data, int], UncertaintyWeighting]
+# A problem, a method and a seed.
+Run = tuple[str, str, int]
 
 SINGLE = "single "
 FIXED = "fixed weights "
@@ -118,8 +119,9 @@ def methods_for(problem: Problem) -> dict[str, Weighting]:
     return {f"{SINGLE}{task}": functools.partial(single, task) for task in problem.tasks} | METHODS
 
 
-def run(name: str, method: str, seed: int) -> list[dict[str, Any]]:
+def run(key: Run) -> list[dict[str, Any]]:
     """Trains once, and gives the row of each task."""
+    name, method, seed = key
     started = time.monotonic()
     problem = PROBLEMS[name]()
     data = problem.load(seed)
@@ -276,15 +278,14 @@ def main() -> None:
     print(tables)
 
 
-def run_all(missing: list[tuple[str, str, int]], file: Path, workers: int) -> None:
+def run_all(missing: list[Run], file: Path, workers: int) -> None:
     started = time.monotonic()
     with one_thread_pool(workers) as pool:
-        runs = {pool.submit(run, *key): key for key in missing}
-        for done, future in enumerate(as_completed(runs), start=1):
-            rows = pd.DataFrame(future.result())
-            rows.to_csv(file, mode="a", header=not file.exists(), index=False)
-            left = (time.monotonic() - started) / done * (len(runs) - done)
-            print(f"{done}/{len(runs)}, {left / 60:.0f} min left: {runs[future]}", flush=True)
+        for done, rows in enumerate(pool.imap_unordered(run, missing), start=1):
+            pd.DataFrame(rows).to_csv(file, mode="a", header=not file.exists(), index=False)
+            left = (time.monotonic() - started) / done * (len(missing) - done)
+            finished = rows[0]["problem"], rows[0]["method"], rows[0]["seed"]
+            print(f"{done}/{len(missing)}, {left / 60:.0f} min left: {finished}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.pool import Pool
 
 import tensorflow as tf
 
 RUNS_OF_A_PROCESS = 20
 
 
-def one_thread_pool(workers: int) -> ProcessPoolExecutor:
+def one_thread_pool(workers: int) -> Pool:
     """A process for each core and one thread in each, so that sums are always in one order."""
-    return ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        _use_one_thread,
-        # TensorFlow keeps some 50 MB of every model that a process has trained.
-        max_tasks_per_child=RUNS_OF_A_PROCESS,
-    )
+    # TensorFlow keeps some 50 MB of every model that a process has trained.
+    return get_context("spawn").Pool(workers, _use_one_thread, maxtasksperchild=RUNS_OF_A_PROCESS)
 
 
 def _use_one_thread() -> None:
