@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--epochs",
         type=positive,
-        default=20,
+        default=40,
         help="how often each network sees its images (%(default)s)",
     )
     add(
