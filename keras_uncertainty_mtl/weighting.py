@@ -25,6 +25,10 @@ Tensor = Any
 # far too slow for a logarithm. The trainable weight therefore counts this many times in it.
 STEP_SCALE = 10.0
 
+# What gradient descent, whose steps are as large as its gradients, moves a log-variance by, for one
+# that is trained as any weight is. With momentum, more would have it follow single batches.
+DESCENT_SCALE = 0.5
+
 # What a batch counts for in the running mean of a closed form: as one of about the last 20.
 RUNNING_RATE = 0.05
 
@@ -372,11 +376,11 @@ class UncertaintyWeighting(keras.layers.Layer):
         )
 
     def _current_log_variance(self) -> Tensor:
-        """The value of `initial + STEP_SCALE · weight`, the gradient of `weight / STEP_SCALE`.
+        """The value of `initial + STEP_SCALE · weight`, but a smaller gradient.
 
-        So an optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step,
-        and plain gradient descent by one learning rate times `∂L/∂s`, as if `s` were the weight.
-        With the true gradient it would be `STEP_SCALE²` of them, and diverge.
+        An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
+        plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would
+        be `STEP_SCALE² · ∂L/∂s`, and diverge.
         """
         if not self.built:
             raise ValueError(
@@ -384,7 +388,7 @@ class UncertaintyWeighting(keras.layers.Layer):
                 "with it."
             )
         weight = ops.convert_to_tensor(self.log_variance)
-        damped = weight / STEP_SCALE
+        damped = weight * (DESCENT_SCALE / STEP_SCALE)
         step = damped + ops.stop_gradient(STEP_SCALE * weight - damped)
         return ops.custom_gradient(_bounded)(
             ops.convert_to_tensor(self.initial_log_variance) + step
