@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_uncertainty_mtl.calibration import optimal_log_variances
-from keras_uncertainty_mtl.reductions import num_replicas
+from keras_uncertainty_mtl.reductions import check_strategy, num_replicas
 from keras_uncertainty_mtl.structures import by_task
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
@@ -81,8 +81,11 @@ class MultiTaskModel(keras.Model):
             **kwargs: As in `keras.Model.compile`: `metrics`, `steps_per_execution`, …
 
         Raises:
-            ValueError: If `loss` or `loss_weights` is given.
+            ValueError: If `loss` or `loss_weights` is given, or the model was made under a
+                `tf.distribute` strategy that Keras cannot train with.
         """
+        if keras.backend.backend() == "tensorflow":
+            check_strategy(self.distribute_strategy)
         if loss is not None:
             raise ValueError(
                 "MultiTaskModel.compile() takes no `loss`: hand the losses to the weighting, "

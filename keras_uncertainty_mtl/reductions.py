@@ -45,6 +45,32 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def check_strategy(strategy: Any) -> None:
+    """Refuses what Keras 3 cannot train any model with (keras-team/keras issue 20585).
+
+    Args:
+        strategy: A `tf.distribute` strategy.
+
+    Raises:
+        ValueError: If `fit` would fail under the strategy, and with what it would not.
+    """
+    import tensorflow as tf
+
+    # A single worker is no cluster, and trains.
+    unsupported = isinstance(strategy, tf.distribute.ParameterServerStrategy) or (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.num_replicas_in_sync > 1
+    )
+    if unsupported:
+        raise ValueError(
+            "Expected a strategy that Keras 3 can train with. "
+            f"Received: {type(strategy).__name__}. For several GPUs of one machine use "
+            "tf.distribute.MirroredStrategy, for several machines "
+            "keras.distribution.initialize() and keras.distribution.DataParallel on the JAX "
+            "backend."
+        )
+
+
 def sum_over_replicas(values: Tensor) -> Tensor:
     """The sum of the values that the replicas hold, on each of them."""
     if num_replicas() == 1:

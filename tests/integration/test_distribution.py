@@ -1,7 +1,11 @@
 """Training on several replicas follows the path of training on one."""
 
+import contextlib
+import importlib.util
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,27 +13,120 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from scale_out import KINDS
+
+on_jax = pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None,
+    reason="keras.distribution needs JAX, which is not installed (make test-backends installs it)",
+)
+
+
+def start(script, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, Path(__file__).with_name(script), *map(str, arguments)],
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    return json.loads(output.splitlines()[-1])
+
+
+def assert_same(one, several):
+    one, several = map(dict, map(keras.tree.flatten_with_path, (one, several)))
+    assert one.keys() == several.keys()
+    for name, value in one.items():
+        np.testing.assert_allclose(several[name], value, rtol=1e-5, atol=1e-6, err_msg=str(name))
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_mirrored_replicas_train_as_one_device_does(replicas):
-    process = subprocess.run(
-        [sys.executable, Path(__file__).with_name("train_mirrored.py"), str(replicas)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    for kind, trained in json.loads(process.stdout.splitlines()[-1]).items():
-        one, several = (
-            {
-                keras.tree.flatten_with_path(trained[run])[i][0]: value
-                for i, value in enumerate(keras.tree.flatten(trained[run]))
-            }
-            for run in ("one", "several")
+    trained = finish(start("train_mirrored.py", replicas, KERAS_BACKEND="tensorflow"))
+    assert tuple(trained) == KINDS
+    for runs in trained.values():
+        assert_same(runs["one"], runs["several"])
+
+
+def free_addresses(number):
+    """Addresses on this machine that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [f"localhost:{each.getsockname()[1]}" for each in sockets]
+
+
+def refusals(strategy, cluster, workers):
+    """What compiling says on each of the workers of a cluster."""
+    processes = [
+        start(
+            "compile_on_workers.py",
+            strategy,
+            KERAS_BACKEND="tensorflow",
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": role, "index": index}}),
         )
-        assert one.keys() == several.keys()
-        for name, value in one.items():
-            np.testing.assert_allclose(
-                several[name], value, rtol=1e-5, atol=1e-6, err_msg=f"{kind} {name}"
-            )
+        for role, index in workers
+    ]
+    return list(map(finish, processes))
+
+
+def test_workers_that_keras_cannot_train_with_are_refused():
+    workers = [("worker", 0), ("worker", 1)]
+    for refusal in refusals("workers", {"worker": free_addresses(2)}, workers):
+        assert re.search("Received: Collective.*MirroredStrategy.*DataParallel.*JAX", refusal)
+
+
+def test_so_are_parameter_servers():
+    cluster = dict(
+        zip(("chief", "worker", "ps"), ([each] for each in free_addresses(3)), strict=True)
+    )
+    (refusal,) = refusals("servers", cluster, [("chief", 0)])
+    assert re.search("Received: ParameterServer.*MirroredStrategy.*DataParallel.*JAX", refusal)
+
+
+def test_a_worker_by_itself_is_not():
+    assert refusals("workers", {"worker": free_addresses(1)}, [("worker", 0)]) == [None]
+
+
+def start_on_jax(*arguments, devices=1):
+    return start(
+        "train_data_parallel.py",
+        *arguments,
+        KERAS_BACKEND="jax",
+        JAX_PLATFORMS="cpu",
+        JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+    )
+
+
+@pytest.fixture(scope="module")
+def one_jax_device():
+    trained = finish(start_on_jax())
+    assert trained.pop("devices") == 1
+    return trained
+
+
+@on_jax
+def test_data_parallel_devices_of_one_process_train_as_one_device_does(one_jax_device):
+    trained = finish(start_on_jax(devices=2))
+    assert trained.pop("devices") == 2
+    assert_same(one_jax_device, trained)
+
+
+@on_jax
+def test_data_parallel_processes_train_as_one_device_does(one_jax_device):
+    (address,) = free_addresses(1)
+    processes = [start_on_jax(address, 2, process) for process in range(2)]
+    for process in processes:
+        trained = finish(process)
+        assert trained.pop("devices") == 2
+        assert_same(one_jax_device, trained)

@@ -1,0 +1,51 @@
+"""Trains on JAX with `keras.distribution.DataParallel`, and prints what came out as JSON.
+
+    train_data_parallel.py                                    on all devices of this process
+    train_data_parallel.py <address> <processes> <process>    on all devices of several processes
+
+A process of its own, because the number of devices is settled when JAX starts.
+"""
+
+import json
+import sys
+
+import jax
+import keras
+import numpy as np
+from scale_out import BATCH, EPOCHS, KINDS, SAMPLES, make_data, make_model, results
+
+
+def train(kind, processes, process):
+    # Each process has its own share of each batch.
+    batches = np.split(np.arange(SAMPLES), range(BATCH, SAMPLES, BATCH))
+    share = np.concatenate([np.split(batch, processes)[process] for batch in batches])
+    data = keras.tree.map_structure(lambda array: array[share], make_data(kind))
+    fed = {
+        **dict(zip(("x", "y", "sample_weight"), data, strict=False)),
+        "batch_size": BATCH // processes,
+        "verbose": 0,
+    }
+    model = make_model(kind)
+    history = model.fit(
+        **fed,
+        epochs=EPOCHS,
+        shuffle=False,
+        validation_data=data,
+        validation_freq=4,
+        validation_batch_size=BATCH // processes,
+    )
+    return results(model, history, model.evaluate(**fed, return_dict=True))
+
+
+if __name__ == "__main__":
+    processes, process = 1, 0
+    if len(sys.argv) > 1:
+        processes, process = int(sys.argv[2]), int(sys.argv[3])
+        keras.distribution.initialize(sys.argv[1], processes, process)
+    if len(jax.devices()) > 1:
+        # It shards `tf.data` only: NumPy arrays are taken as the process's share already.
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(auto_shard_dataset=False)
+        )
+    trained = {kind: train(kind, processes, process) for kind in KINDS}
+    print(json.dumps({"devices": len(jax.devices()), **trained}))
