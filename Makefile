@@ -31,7 +31,7 @@ lint: $(VENV)/lint.installed  ## ruff and mypy
 	@$(BIN)/mypy
 
 clean:  ## remove all that is made here
-	rm -rf $(VENV) *.egg-info build dist quickstart_output scenes_output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) *.egg-info build dist *_output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp for each extra, so that each target installs no more than it needs, and only when the

@@ -1,0 +1,35 @@
+"""The example for several processes, as somebody runs it."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None,
+    reason="the example needs JAX, which is not installed (make test-backends installs it)",
+)
+def test_two_processes_train_one_model_and_export_it(tmp_path):
+    command = [sys.executable, "-m", "examples.distributed", "--processes", "2", "--epochs", "4"]
+    done = subprocess.run(
+        [*command, "--output", tmp_path / "saved_model"],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        timeout=600,
+    )
+    assert "2 devices, 2 processes" in done.stdout
+    accuracy = float(re.search(r"accuracy: ([\d.]+)%", done.stdout)[1])
+    assert accuracy > 80  # 10% by guessing.
+    np.save(tmp_path / "images.npy", np.zeros((3, 8, 8, 1), "float32"))
+    files = [tmp_path / name for name in ("saved_model", "images.npy", "predictions.npz")]
+    subprocess.run([sys.executable, "examples/serve.py", *files], check=True)
+    served = np.load(tmp_path / "predictions.npz")
+    assert served["class"].shape == (3, 10)
+    assert served["ink"].shape == (3, 1)
