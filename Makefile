@@ -1,17 +1,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := $(VENV)-oldest
+PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # TensorFlow's start-up notes, which say nothing about this package.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo scenes test lint clean
+.PHONY: help venv demo scenes test test-backends test-oldest lint clean
 # Two installs at once into one environment would break it.
 .NOTPARALLEL:
 
 help:  ## show this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(VENV)/dev.installed  ## make .venv, with all that developing needs
 
@@ -23,7 +25,14 @@ scenes: $(VENV)/scenes.installed $(if $(findstring paper,$(ARGS)),$(VENV)/paper.
 	@$(BIN)/python -m examples.scenes.train $(ARGS)
 
 test: $(VENV)/test.installed  ## run the test suite (ARGS="-k sigma" hands arguments on)
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m $(PYTEST) $(ARGS)
+
+test-backends: $(VENV)/backends.installed  ## run it on JAX and PyTorch too
+	@KERAS_BACKEND=jax $(BIN)/python -m $(PYTEST) $(ARGS)
+	@KERAS_BACKEND=torch $(BIN)/python -m $(PYTEST) $(ARGS)
+
+test-oldest: $(OLDEST)/test.installed  ## run it with the oldest TensorFlow and Keras that setup.cfg takes
+	@$(OLDEST)/bin/python -m $(PYTEST) $(ARGS)
 
 lint: $(VENV)/lint.installed  ## ruff and mypy
 	@$(BIN)/ruff check
@@ -31,7 +40,7 @@ lint: $(VENV)/lint.installed  ## ruff and mypy
 	@$(BIN)/mypy
 
 clean:  ## remove all that is made here
-	rm -rf $(VENV) *.egg-info build dist *_output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) *.egg-info build dist *_output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp for each extra, so that each target installs no more than it needs, and only when the
@@ -39,6 +48,15 @@ clean:  ## remove all that is made here
 $(VENV)/%.installed: setup.cfg pyproject.toml | $(VENV)/created
 	@echo "Installing the package and its '$*' extra into $(VENV), which takes a minute or two ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+# TensorFlow Datasets comes with a tensorflow-metadata for a protobuf that TensorFlow 2.16 cannot use.
+$(OLDEST)/test.installed: setup.cfg pyproject.toml
+	@echo "Installing the oldest TensorFlow and Keras into $(OLDEST) ..."
+	@$(PYTHON) -m venv --clear $(OLDEST)
+	@$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check --upgrade pip
+	@$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test]' \
+		tensorflow==2.16.1 keras==3.15.0 'tensorflow-metadata<1.17'
 	@touch $@
 
 # pip is upgraded because the oldest one that comes with Python 3.11 may not install editable
