@@ -258,7 +258,7 @@ runpy.run_module("examples.scenes.compare", run_name="__main__")
     )
     rows = {row["method"]: row for row in compare.read_rows(tmp_path / "runs.csv")}
     learnt, fixed = (rows[method.name] for method in (methods.STARTS[-1], methods.LINE[0]))
-    assert (fixed["train_images"], fixed["validation_images"], fixed["test_images"]) == tuple("824")
+    assert (fixed["train_images"], fixed["validation_images"], fixed["test_images"]) == tuple("884")
     for split in ("validation", "test"):
         assert 0 <= float(fixed[f"{split}_classes"]) < 1
         assert float(fixed[f"{split}_inverse_depth"]) > 0

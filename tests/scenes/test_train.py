@@ -30,14 +30,14 @@ def trained(data_dir, tmp_path_factory):
         run(
             patch,
             *("--dataset", "streets/few", "--data-dir", data_dir, "--output-dir", directory),
-            *("--epochs", 3, "--batch-size", 2, "--seed", 5),
+            *("--epochs", 3, "--batch-size", 8, "--seed", 5),
         )
     return "\n".join(lines), directory
 
 
 def test_prints_a_table_of_the_held_out_metrics(trained):
     output, _ = trained
-    assert "Held out: 4 of 14 images, seed 5" in output
+    assert "Held out: 4 of 44 images, seed 5" in output
     rows = table(output)
     assert list(rows) == ["classes", "instances", "inverse depth"]
     metrics = [row[0] for row in rows.values()]

@@ -71,11 +71,11 @@ def test_every_weighting_sees_the_same_images_in_the_same_order(scenes):
     train = scenes.splits()[0]
 
     def images(tasks, seed):
-        batches = training_batches(train, tasks, batch_size=4, seed=seed)
+        batches = training_batches(train, tasks, batch_size=16, seed=seed)
         return np.stack([images for _ in range(2) for images, _ in batches])
 
     expected = images(TASKS, seed=0)
-    assert expected.shape == (4, 4, 32, 64, 3)
+    assert expected.shape == (4, 16, 32, 64, 3)  # 2 batches in each of 2 epochs
     np.testing.assert_array_equal(images(["instances"], seed=0), expected)
     assert not np.array_equal(images(TASKS, seed=1), expected)
     assert not np.array_equal(expected[:2], expected[2:])
@@ -97,7 +97,7 @@ def test_trace_keeps_sigma_from_the_start_on(scenes):
     model = uncertainty_model(linear_network(), TASKS, initial_sigma=3.0)
     trace = SigmaTrace()
     train = scenes.splits()[0]
-    fit(model, train, epochs=5, batch_size=1, seed=0, verbose=0, callbacks=[trace])
+    fit(model, train, epochs=5, batch_size=4, seed=0, verbose=0, callbacks=[trace])
     assert set(trace.sigmas) == set(TASKS)
     for task in TASKS:
         first, *later = trace.sigmas[task]
