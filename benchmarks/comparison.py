@@ -176,8 +176,8 @@ def relative_change(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.copy()
     is_single = rows["method"].str.startswith(SINGLE)
     keys = ["problem", "seed", "task"]
-    single = rows[is_single].set_index(keys)
-    rows = rows[~is_single].join(single[["validation", "test"]], on=keys, rsuffix="_single")
+    single = rows[is_single].set_index(keys)[["validation", "test"]].add_suffix("_single")
+    rows = rows[~is_single].join(single, on=keys)
     sign = np.array(
         [
             1 if PROBLEMS[problem]().is_score(task) else -1
