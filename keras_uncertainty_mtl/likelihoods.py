@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl.shapes import Shape, match_shape
+from keras_uncertainty_mtl.shapes import Shape, check_tensor, match_shape
 
 Tensor = Any
 register = keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -186,8 +186,10 @@ class Likelihood:
             The targets, of shape `target_shape(predictions.shape)`.
 
         Raises:
-            ValueError: If the shapes do not fit each other.
+            ValueError: If the shapes do not fit each other, or these are no numbers.
         """
+        check_tensor(predictions, "predictions")
+        check_tensor(targets, "targets")
         expected = self.target_shape(tuple(predictions.shape))
         aligned = match_shape(targets, expected)
         if aligned is None:
@@ -258,6 +260,14 @@ class _Continuous(Likelihood):
                 f"`Dense(2)` for one number. Received: predictions of shape {prediction_shape}"
             )
         return (*prediction_shape[:-1], size // 2)
+
+    def _shape_advice(self, targets: Tensor, predictions: Tensor) -> str:
+        if self.heteroscedastic:
+            return (
+                "With heteroscedastic=True half of the predictions' channels are log-variances, so "
+                "there are twice as many channels of predictions as of targets."
+            )
+        return super()._shape_advice(targets, predictions)
 
     def get_config(self) -> dict[str, Any]:
         return {

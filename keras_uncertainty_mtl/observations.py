@@ -12,7 +12,7 @@ from keras.src.backend import get_keras_mask  # There is no public way from a te
 
 from keras_uncertainty_mtl.likelihoods import Likelihood
 from keras_uncertainty_mtl.reductions import weighted_sums
-from keras_uncertainty_mtl.shapes import match_leading_axes
+from keras_uncertainty_mtl.shapes import check_tensor, match_leading_axes
 
 Tensor = Any
 
@@ -57,17 +57,18 @@ class Observations:
             An `Observations`.
 
         Raises:
-            ValueError: If the shapes do not fit each other.
+            ValueError: If the shapes do not fit each other, or these are no numbers.
         """
         mask = get_keras_mask(predictions)
+        targets = likelihood.align(targets, predictions)
         predictions = ops.cast(predictions, dtype)
         kind = keras.backend.standardize_dtype(targets.dtype)
         if kind == "bool":
             targets = ops.cast(targets, "int32")
         elif keras.backend.is_float_dtype(kind):
             targets = ops.cast(targets, dtype)
-        targets = likelihood.align(targets, predictions)
         if sample_weight is not None:
+            check_tensor(sample_weight, "`sample_weight`")
             sample_weight = ops.cast(sample_weight, dtype)
 
         observed = _observed(targets, likelihood.missing, mask, sample_weight)

@@ -41,7 +41,8 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
         A `Reliability`; its `expected_calibration_error` sums it up.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not fit each other, if `probabilities` are none, or if a label
+            is no class.
 
     Example:
 
@@ -55,9 +56,13 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, "float64")
     if probabilities.shape[:-1] == labels.shape and probabilities.shape[-1] > 1:
+        _check_probabilities(probabilities, probabilities.sum(axis=-1))
+        _check_labels(labels, classes=probabilities.shape[-1])
         came_true = probabilities.argmax(axis=-1) == labels
         probabilities = probabilities.max(axis=-1)
     elif probabilities.shape in (labels.shape, (*labels.shape, 1)):
+        _check_probabilities(probabilities)
+        _check_labels(labels, classes=2)
         came_true = labels.reshape(probabilities.shape)
     else:
         raise ValueError(
@@ -93,7 +98,8 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
         Array of probabilities, in the shape of the locations.
 
     Raises:
-        ValueError: If the shapes do not fit each other, or the distribution is another one.
+        ValueError: If the shapes do not fit each other, a number is none, a scale is not positive,
+            or the distribution is another one.
 
     Example:
 
@@ -116,8 +122,40 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
             "`targets`, `locations` and `scales` must have one shape. Received: the shapes "
             f"{targets.shape}, {locations.shape} and {scales.shape}"
         )
+    for name, values in (("targets", targets), ("locations", locations), ("scales", scales)):
+        # A NaN would count as one that is in no interval.
+        if not np.all(np.isfinite(values)):
+            raise ValueError(
+                f"`{name}` must be finite. Received: {np.sum(~np.isfinite(values))} NaN or "
+                f"infinite of {values.size}. Leave out what has no target, as "
+                "`targets[~np.isnan(targets)]`."
+            )
+    if not np.all(scales > 0):
+        raise ValueError(
+            f"`scales` must be positive. Received: scales from {scales.min()}. Instead of "
+            "log-variances take the output of `predictive_model()`."
+        )
     distances = np.abs(targets.reshape(locations.shape) - locations) / scales
     return _MASS_WITHIN[distribution](distances)
+
+
+def _check_probabilities(probabilities: Any, sums: Any = 1.0) -> None:
+    # In half precision probabilities add up to 1 but for some thousandths.
+    if not np.all((probabilities >= 0) & (probabilities <= 1)) or np.any(np.abs(sums - 1) > 0.01):
+        raise ValueError(
+            "`probabilities` must be between 0 and 1, and those of several classes add up to 1. "
+            f"Received: values from {probabilities.min()} to {probabilities.max()}. Instead of "
+            "logits take the output of `predictive_model()`, or their softmax or sigmoid."
+        )
+
+
+def _check_labels(labels: Any, classes: int) -> None:
+    if not np.all(np.isin(labels, np.arange(classes))):
+        raise ValueError(
+            f"`labels` must be whole numbers from 0 to {classes - 1}. Received: labels from "
+            f"{labels.min()} to {labels.max()}. Leave out what has no label, as "
+            "`labels[observed]` and `probabilities[observed]`."
+        )
 
 
 _MASS_WITHIN = {

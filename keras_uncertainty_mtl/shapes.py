@@ -1,13 +1,39 @@
-"""Shapes at the boundary: what fits what, so that nothing is ever broadcast by accident."""
+"""Tensors at the boundary: what fits what, so that nothing is ever broadcast by accident."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
 Tensor = Any
 Shape = tuple[int | None, ...]
+
+
+def check_tensor(tensor: Tensor, name: str) -> None:
+    """Refuses a tensor that holds no real numbers, or whose number of axes is not known.
+
+    Args:
+        tensor: Tensor, symbolic or not.
+        name: What it is, for error messages.
+
+    Raises:
+        ValueError: If it is such a tensor.
+    """
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    is_number = keras.backend.is_float_dtype(dtype) or keras.backend.is_int_dtype(dtype)
+    if not is_number and dtype != "bool":
+        raise ValueError(
+            f"{name} must be real numbers or truth values. Received: dtype {dtype}. Turn "
+            "strings into class ids with `keras.layers.StringLookup`."
+        )
+    # Only TensorFlow has tensors of unknown rank.
+    if getattr(tensor.shape, "rank", 0) is None:
+        raise ValueError(
+            f"{name} must have a known number of axes. Received: a tensor of unknown rank. Give it "
+            "its shape where it is made, by `output_signature` or `tf.ensure_shape`."
+        )
 
 
 def match_shape(tensor: Tensor, expected: Shape) -> Tensor | None:

@@ -58,6 +58,45 @@ def test_shapes_of_labels_and_probabilities_must_fit(labels, probabilities):
         reliability(np.zeros(labels, int), np.full(probabilities, 0.5))
 
 
+CLASSES = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "received"),
+    [([0, -1, 1], "from -1 to 1"), ([0, 2, 1], "from 0 to 2"), ([0, np.nan, 1], "nan")],
+)
+@pytest.mark.parametrize("probabilities", [CLASSES, CLASSES[:, 0]])
+def test_what_is_no_class_is_refused(labels, received, probabilities):
+    message = f"`labels` must be whole numbers from 0 to 1.*Received: .*{received}.*observed"
+    with pytest.raises(ValueError, match=message):
+        reliability(labels, probabilities)
+
+
+@pytest.mark.parametrize(
+    "no_probabilities",
+    [
+        [[2.0, -1.0], [0.5, 0.5], [0.5, 0.5]],
+        [[0.3, 0.3], [0.5, 0.5], [0.5, 0.5]],  # They could be, but do not add up to 1.
+        [[np.nan, 1.0], [0.5, 0.5], [0.5, 0.5]],
+        [-3.0, 0.5, 0.5],
+        [0.2, 0.5, 1.1],
+        [0.2, np.nan, 0.5],
+    ],
+)
+def test_so_are_logits(no_probabilities):
+    with pytest.raises(ValueError, match=r"`probabilities` must be between 0 and 1.*Received: val"):
+        reliability([0, 1, 1], no_probabilities)
+
+
+def test_rounded_probabilities_are_not():
+    rng = np.random.default_rng(0)
+    probabilities = probabilities_of(100, 50).astype("float16")
+    exact = probabilities.astype("float64") / probabilities.sum(axis=-1, dtype="float64")[:, None]
+    labels = rng.integers(50, size=100)
+    errors = [reliability(labels, p).expected_calibration_error for p in (probabilities, exact)]
+    np.testing.assert_allclose(*errors, atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("name", "distribution"), [("gaussian", stats.norm), ("laplace", stats.laplace)]
 )
@@ -76,3 +115,18 @@ def test_only_these_distributions_and_shapes():
     for shapes in ((3, 1), (4,), (4,)), ((4,), (4,), (1,)), ((4, 3), (4,), (4,)):
         with pytest.raises(ValueError, match=r"one shape. Received: the shapes \("):
             central_mass(*map(np.ones, shapes))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("place", ["targets", "locations", "scales"])
+def test_what_is_no_number_is_refused(place, value):
+    arrays = {name: np.ones(4) for name in ("targets", "locations", "scales")}
+    arrays[place][2] = value
+    with pytest.raises(ValueError, match=f"`{place}` must be finite. Received: 1 NaN .* of 4"):
+        central_mass(**arrays)
+
+
+@pytest.mark.parametrize("scale", [0.0, -2.0])
+def test_so_is_a_scale_that_is_not_positive(scale):
+    with pytest.raises(ValueError, match=f"`scales` must be positive. Received: .*{scale}"):
+        central_mass([1.0, 2.0], [1.0, 2.0], [1.0, scale])
