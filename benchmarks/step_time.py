@@ -1,0 +1,667 @@
+"""What weighting costs: the time of a step, of the first step and of an export, and peak memory.
+
+    python -m benchmarks.step_time
+    python -m benchmarks.step_time --profile
+
+The same network, data, optimizer and number of steps are trained in five ways: with Keras's own
+`compile(loss=…, loss_weights=…)`; as the floor, with one fused loss that knows nothing of tasks;
+with a layer that has one scalar weight a task, as the paper's author's example has it; as
+`MultiTaskModel`; and with the bare layer and `target_inputs`. The ways take turns within one
+process, so that the drift of the machine cancels; the table has the median of the rounds' ratios
+and their quartiles. Where nothing else is said, models are compiled as by `compile("adam")` alone,
+with which Keras compiles a step with XLA.
+
+Tasks are in turn a Gaussian, a Laplace and a Categorical one, Keras's losses being the mean
+squared error, the mean absolute error and the sparse cross-entropy from logits. Peak memory is by
+how much the resident set of a fresh process grows at most, from the moment before the first step.
+
+`--profile` tells, instead of the table, what the parts of one step cost: each is a function that
+does no more than the network, then its loss too, then the gradients, then the whole step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from keras import ops
+
+from benchmarks.harness import markdown
+from keras_uncertainty_mtl import (
+    Categorical,
+    Gaussian,
+    Laplace,
+    Likelihood,
+    MultiTaskModel,
+    UncertaintyWeighting,
+)
+
+Tensor = Any
+Name = TypeVar("Name", bound=Hashable)
+
+# Steps of some milliseconds take turns more often, and for as long as this.
+TURN_SECONDS = 0.06
+TURNS_OF_A_ROUND = 3
+FEATURES = 32
+BATCH_SIZE = 32
+CLASSES = 5
+PIXELS = (8, 256, 512)
+PIXEL_CLASSES = 19
+MISSING = 255
+
+LOSSES: dict[type[Likelihood], Any] = {
+    Gaussian: keras.losses.MeanSquaredError(),
+    Laplace: keras.losses.MeanAbsoluteError(),
+    Categorical: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network with the likelihoods of its tasks, and a batch of data."""
+
+    network: keras.Model
+    tasks: dict[str, Likelihood]
+    x: np.ndarray
+    y: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A compiled model, and the batch in the structure that it takes, without end."""
+
+    model: keras.Model
+    data: tf.data.Dataset
+
+    def seconds(self, steps: int) -> float:
+        """The time of one step of `fit`, its start left out."""
+        clock = _Clock()
+        self.model.fit(self.data, steps_per_epoch=steps, verbose=0, callbacks=[clock])
+        return (time.perf_counter() - clock.start) / steps
+
+
+class _Clock(keras.callbacks.Callback):
+    """Remembers when the steps begin. A hook for each batch would slow them down."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.start = time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A ratio: its median over the rounds with the quartiles, and what it should not exceed."""
+
+    variant: str
+    measured: str
+    value: float
+    low: float
+    high: float
+    target: float | None = None
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls, variant: str, measured: str, ratios: Any, target: float | None = None, note: str = ""
+    ) -> Row:
+        low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        return cls(variant, measured, float(median), float(low), float(high), target, note)
+
+    def cells(self) -> list[str]:
+        """The row as text."""
+        spread = f"{self.low:.2f} – {self.high:.2f}" if self.low < self.high else ""
+        target = reached = ""
+        if self.target is not None:
+            target = f"≤ {self.target:.2f}"
+            reached = "yes" if self.value <= self.target else "no"
+        return [
+            self.variant,
+            self.measured,
+            f"{self.value:.3f}",
+            spread,
+            target,
+            reached,
+            self.note,
+        ]
+
+
+class Floor(keras.Model):
+    """One fused loss over all outputs; the targets arrive, and are left alone."""
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        outputs = [ops.cast(output, "float32") for output in keras.tree.flatten(y_pred)]
+        return ops.mean(ops.square(ops.concatenate(outputs, axis=-1)))
+
+
+class ScalarWeights(keras.layers.Layer):
+    """One scalar weight a task, targets as inputs, the loss by `add_loss`; it reports nothing.
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), and the example that
+          its second author published with it
+    """
+
+    def __init__(self, tasks: Mapping[str, Likelihood], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.losses_of_tasks = {task: LOSSES[type(tasks[task])] for task in tasks}
+        self.log_variances = {
+            task: self.add_weight(shape=(1,), initializer="zeros", name=f"log_variance_{task}")
+            for task in tasks
+        }
+
+    def call(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Any:
+        total = 0.0
+        for task, loss in self.losses_of_tasks.items():
+            log_variance = self.log_variances[task][0]
+            losses = loss.call(targets[task], predictions[task])
+            total += ops.mean(ops.exp(-log_variance) * losses + log_variance)
+        self.add_loss(total)
+        return predictions
+
+
+def keras_losses(problem: Problem, **options: Any) -> Way:
+    """What people write without this package."""
+    model = keras.Model(problem.network.input, problem.network.output)
+    model.compile(
+        "adam",
+        loss={task: LOSSES[type(problem.tasks[task])] for task in problem.tasks},
+        loss_weights=dict.fromkeys(problem.tasks, 0.5),
+        **options,
+    )
+    return Way(model, _endless((problem.x, problem.y)))
+
+
+def floor(problem: Problem, **options: Any) -> Way:
+    """Nothing about tasks at all."""
+    model = Floor(problem.network.input, problem.network.output)
+    model.compile("adam", **options)
+    return Way(model, _endless((problem.x, problem.y)))
+
+
+def scalar_layer(problem: Problem, **options: Any) -> Way:
+    """A weight a task, as commonly written."""
+    targets = UncertaintyWeighting(problem.tasks).target_inputs(problem.network.output)
+    outputs = ScalarWeights(problem.tasks)(problem.network.output, targets)
+    return _with_target_inputs(problem, targets, outputs, options)
+
+
+def multi_task_model(problem: Problem, **options: Any) -> Way:
+    """Ours, with the targets as `y`."""
+    model = MultiTaskModel(problem.network.input, problem.network.output, problem.tasks)
+    model.compile("adam", **options)
+    return Way(model, _endless((problem.x, problem.y)))
+
+
+def bare_layer(problem: Problem, **options: Any) -> Way:
+    """Ours, with the targets as inputs."""
+    weighting = UncertaintyWeighting(problem.tasks)
+    targets = weighting.target_inputs(problem.network.output)
+    return _with_target_inputs(
+        problem, targets, weighting(problem.network.output, targets), options
+    )
+
+
+KERAS, FLOOR, SCALAR, OURS, LAYER = (
+    "Keras",
+    "floor",
+    "scalar layer",
+    "MultiTaskModel",
+    "bare layer",
+)
+WAYS: dict[str, Callable[..., Way]] = {
+    KERAS: keras_losses,
+    FLOOR: floor,
+    SCALAR: scalar_layer,
+    OURS: multi_task_model,
+    LAYER: bare_layer,
+}
+
+
+def small_problem(tasks: int) -> Problem:
+    """One hidden layer and a head a task: nothing to hide the cost of the losses behind."""
+    features = keras.Input((FEATURES,), name="features")
+    hidden = keras.layers.Dense(64, activation="relu")(features)
+    x = np.random.default_rng(0).normal(size=(BATCH_SIZE, FEATURES)).astype("float32")
+    return _with_heads(features, hidden, x, tasks)
+
+
+def convolutional_problem(tasks: int) -> Problem:
+    """Three convolutions, which take ten milliseconds or more a step."""
+    image = keras.Input((64, 64, 3), name="image")
+    hidden = image
+    for filters in (32, 64, 64):
+        hidden = keras.layers.Conv2D(filters, 3, strides=2, activation="relu")(hidden)
+    hidden = keras.layers.GlobalAveragePooling2D()(hidden)
+    x = np.random.default_rng(0).normal(size=(BATCH_SIZE, 64, 64, 3)).astype("float32")
+    return _with_heads(image, hidden, x, tasks)
+
+
+def pixel_problem(likelihood: Likelihood, missing_share: float = 0.0) -> Problem:
+    """A class for each pixel, told by one convolution: next to nothing but the loss."""
+    random = np.random.default_rng(0)
+    image = keras.Input((*PIXELS[1:], 3), name="image")
+    logits = keras.layers.Conv2D(PIXEL_CLASSES, 1)(image)
+    classes = random.integers(PIXEL_CLASSES, size=PIXELS).astype("int32")
+    classes[random.random(PIXELS) < missing_share] = MISSING
+    return Problem(
+        keras.Model(image, {"classes": logits}),
+        {"classes": likelihood},
+        random.normal(size=(*PIXELS, 3)).astype("float32"),
+        {"classes": classes},
+    )
+
+
+PIXEL_WAYS: dict[str, Callable[[], Way]] = {
+    KERAS: lambda: keras_losses(pixel_problem(Categorical())),
+    "approximate": lambda: multi_task_model(pixel_problem(Categorical(approximate=True))),
+    "exact": lambda: multi_task_model(pixel_problem(Categorical())),
+    "approximate, 30% missing": lambda: multi_task_model(
+        pixel_problem(Categorical(approximate=True, missing=MISSING), 0.3)
+    ),
+    "exact, 30% missing": lambda: multi_task_model(
+        pixel_problem(Categorical(missing=MISSING), 0.3)
+    ),
+}
+
+
+def alternate(runs: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, np.ndarray]:
+    """The numbers of each run, one a round. Each round starts with another of the runs."""
+    names = list(runs)
+    numbers: dict[Name, list[float]] = {name: [] for name in names}
+    for first in range(rounds):
+        first %= len(names)
+        for name in names[first:] + names[:first]:
+            numbers[name].append(runs[name]())
+    return {name: np.array(values) for name, values in numbers.items()}
+
+
+def step_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, np.ndarray]:
+    """The time of a step of each way, in turn; as many steps a turn for one as for another."""
+    for way in ways.values():
+        way.seconds(2)
+    steps = round(TURN_SECONDS / min(way.seconds(2) for way in ways.values()))
+    if steps > 1:
+        rounds *= TURNS_OF_A_ROUND
+    turns = {name: partial(way.seconds, max(2, min(steps, 50))) for name, way in ways.items()}
+    return alternate(turns, rounds)
+
+
+def task_rows(
+    variant: str, counts: Sequence[int], rounds: int, names: Sequence[str], **options: Any
+) -> Iterator[Row]:
+    """Steps of a small network with few tasks and with many."""
+    targets = {3: 1.0, 30: 0.65, 128: 0.5}
+    for count in counts:
+        problem = small_problem(count)
+        seconds = step_seconds({name: WAYS[name](problem, **options) for name in names}, rounds)
+        for name in names[1:]:
+            yield Row.of(
+                variant,
+                f"step, {count} tasks: {name} / {KERAS}",
+                seconds[name] / seconds[KERAS],
+                targets[count] if name == OURS else None,
+                _milliseconds(seconds, name, KERAS),
+            )
+        if LAYER in names:
+            yield Row.of(
+                variant,
+                f"step, {count} tasks: {LAYER} / {OURS}",
+                seconds[LAYER] / seconds[OURS],
+                1.05 if count <= 30 else None,
+                _milliseconds(seconds, LAYER, OURS),
+            )
+
+
+def scaling_rows(variant: str, rounds: int) -> Iterator[Row]:
+    """What a task costs where there are many, over what it costs where there are two."""
+    counts = 2, 256
+    ways = {f"{count} tasks": multi_task_model(small_problem(count)) for count in counts}
+    seconds = step_seconds(ways, rounds)
+    few, many = (values / count for values, count in zip(seconds.values(), counts, strict=True))
+    yield Row.of(
+        variant,
+        f"time a task: {OURS}, 256 tasks / 2 tasks",
+        many / few,
+        1.0,
+        _milliseconds(seconds, *ways),
+    )
+
+
+def large_network_rows(variant: str, rounds: int) -> Iterator[Row]:
+    """Steps of a network beside which the losses should not be noticed."""
+    problem = convolutional_problem(3)
+    names = [FLOOR, KERAS, OURS]
+    seconds = step_seconds({name: WAYS[name](problem) for name in names}, rounds)
+    for name, target in ((KERAS, None), (OURS, 1.03)):
+        yield Row.of(
+            variant,
+            f"step, convolutional network, 3 tasks: {name} / {FLOOR}",
+            seconds[name] / seconds[FLOOR],
+            target,
+            _milliseconds(seconds, name, FLOOR),
+        )
+
+
+def first_step_rows(variant: str, rounds: int) -> Iterator[Row]:
+    """From a network to the end of its first step: the model, compiling, tracing, and XLA."""
+
+    def seconds(name: str) -> float:
+        problem = small_problem(30)
+        start = time.perf_counter()
+        way = WAYS[name](problem)
+        way.model.fit(way.data, steps_per_epoch=1, verbose=0)
+        return time.perf_counter() - start
+
+    measured = alternate({name: partial(seconds, name) for name in (KERAS, OURS)}, rounds)
+    yield Row.of(
+        variant,
+        f"first step, 30 tasks: {OURS} / {KERAS}",
+        measured[OURS] / measured[KERAS],
+        0.65,
+        _milliseconds(measured, OURS, KERAS),
+    )
+
+
+def pixel_rows(variant: str, rounds: int) -> Iterator[Row]:
+    """Time and memory of a class for each of a million pixels."""
+    seconds = step_seconds({name: way() for name, way in PIXEL_WAYS.items()}, rounds)
+    megabytes = {name: in_fresh_process(peak_megabytes, name) for name in PIXEL_WAYS}
+    missing = ", 30% missing"
+    for name, other, target in (
+        ("approximate", KERAS, 1.0),
+        ("exact", KERAS, 1.1),
+        ("approximate" + missing, "approximate", 1.05),
+        ("exact" + missing, "exact", 1.05),
+    ):
+        yield Row.of(
+            variant,
+            f"pixels, step: {name} / {other}",
+            seconds[name] / seconds[other],
+            target,
+            _milliseconds(seconds, name, other),
+        )
+        yield Row.of(
+            variant,
+            f"pixels, peak memory: {name} / {other}",
+            megabytes[name] / megabytes[other],
+            target,
+            f"{megabytes[name]:.0f} / {megabytes[other]:.0f} MB",
+        )
+
+
+def peak_megabytes(name: str) -> float:
+    """By how much a process grows at most over three steps; it has to be a fresh one."""
+    way = PIXEL_WAYS[name]()
+    before = _status("VmRSS")
+    way.model.fit(way.data, steps_per_epoch=3, verbose=0)
+    return _status("VmHWM") - before
+
+
+def export_rows(variant: str, rounds: int) -> Iterator[Row]:
+    """Exported models, with and without the weighting."""
+    problem = small_problem(3)
+    x = tf.constant(problem.x)
+    turns = {}
+    nodes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in (
+            ("network", problem.network),
+            (OURS, multi_task_model(problem).model),
+        ):
+            model.export(f"{folder}/{name}", verbose=False)
+            served = tf.saved_model.load(f"{folder}/{name}")
+            nodes[name] = len(_nodes(served.signatures["serving_default"].graph))
+            turns[name] = partial(_seconds, served.serve, x, 100)
+            turns[name]()
+        latency = alternate(turns, TURNS_OF_A_ROUND * rounds)
+    yield Row.of(
+        variant,
+        f"exported, latency: {OURS} / network",
+        latency[OURS] / latency["network"],
+        1.02,
+        _milliseconds(latency, OURS, "network"),
+    )
+    yield Row.of(
+        variant,
+        f"exported, graph nodes: {OURS} / network",
+        nodes[OURS] / nodes["network"],
+        (nodes["network"] + 3) / nodes["network"],
+        f"{nodes[OURS]} / {nodes['network']}",
+    )
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any, **environment: str) -> Any:
+    """What a function returns in a new process, which has more in its environment."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        with get_context("spawn").Pool(1) as pool:
+            return pool.apply(function, arguments)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def backend_rows(rounds: int) -> list[Row]:
+    """The first rows on whatever backend this process has."""
+    names = {"jax": "JAX", "torch": "PyTorch"}
+    backend = names[keras.backend.backend()]
+    return list(task_rows(backend, (3, 30, 128), rounds, [KERAS, OURS]))
+
+
+def all_rows(rounds: int) -> Iterator[Row]:
+    """The table, row by row."""
+    default = "TensorFlow"
+    yield from task_rows(default, (3, 30), rounds, list(WAYS))
+    yield from task_rows(default, (128,), rounds, [KERAS, FLOOR, OURS])
+    yield from scaling_rows(default, rounds)
+    yield from large_network_rows(default, rounds)
+    yield from first_step_rows(default, rounds)
+    yield from pixel_rows(default, rounds)
+    yield from export_rows(default, rounds)
+    yield from task_rows(
+        "jit_compile=False", (3, 30, 128), rounds, [KERAS, OURS], jit_compile=False
+    )
+    with _policy("mixed_bfloat16"):
+        yield from task_rows("mixed_bfloat16", (3, 30), rounds, [KERAS, OURS])
+    for backend in ("jax", "torch"):
+        if importlib.util.find_spec(backend):
+            yield from in_fresh_process(backend_rows, rounds, KERAS_BACKEND=backend)
+        else:
+            print(f"{backend} is not installed: left out", flush=True)
+
+
+def profile(tasks: int, rounds: int) -> Iterator[list[str]]:
+    """For each way: what the parts of one step take, and of what graphs they are."""
+    problem = small_problem(tasks)
+    for jit_compile in (True, False):
+        turns: dict[tuple[str, str], Callable[[], float]] = {}
+        graphs = {}
+        for name in (KERAS, FLOOR, OURS):
+            way = WAYS[name](problem, jit_compile=jit_compile)
+            way.seconds(1)
+            batch = next(iter(way.data))
+            for part, function in _parts(way.model).items():
+                compiled = tf.function(function, jit_compile=jit_compile)
+                kinds = Counter(_nodes(compiled.get_concrete_function(batch).graph))
+                kernels = ""
+                if jit_compile:
+                    ir = compiled.experimental_get_compiler_ir(batch)
+                    kernels = str(_kernels(ir(stage="optimized_hlo")))
+                common = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
+                graphs[name, part] = [str(kinds.total()), kernels, common]
+                turns[name, part] = partial(_seconds, compiled, batch, 20)
+                turns[name, part]()
+            graphs[name, "fit"] = ["", "", ""]
+            turns[name, "fit"] = partial(way.seconds, 20)
+        for (name, part), seconds in alternate(turns, TURNS_OF_A_ROUND * rounds).items():
+            milliseconds = f"{1e3 * np.median(seconds):.3f}"
+            yield [str(jit_compile), name, part, milliseconds, *graphs[name, part]]
+
+
+def _parts(model: keras.Model) -> dict[str, Callable[[Any], Any]]:
+    """A step, cut off after each of its parts."""
+
+    def loss(data: Any) -> Tensor:
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return model.compute_loss(x, y, model(x, training=True), None, training=True)
+
+    def gradients(data: Any) -> Any:
+        with tf.GradientTape() as tape:
+            value = loss(data)
+        return tape.gradient(value, model.trainable_variables)
+
+    return {
+        "network": lambda data: model(data[0], training=True),
+        "+ loss": loss,
+        "+ gradients": gradients,
+        "+ optimizer, metrics": model.train_step,
+    }
+
+
+def _nodes(graph: Any) -> list[str]:
+    """The operations of a graph and of the functions that it calls."""
+    definition = graph.as_graph_def()
+    functions = [function.node_def for function in definition.library.function]
+    return [node.op for nodes in [definition.node, *functions] for node in nodes]
+
+
+def _kernels(hlo: str) -> int:
+    """How many instructions of an XLA program compute anything."""
+    entry = hlo[hlo.index("\nENTRY") :]
+    entry = entry[: entry.index("\n}")]
+    opcodes = re.findall(r"= .*? ([a-z][a-z-]*)\(", entry)
+    free = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
+    return sum(opcode not in free for opcode in opcodes)
+
+
+def _with_heads(inputs: Tensor, hidden: Tensor, x: np.ndarray, count: int) -> Problem:
+    random = np.random.default_rng(1)
+    outputs, tasks, y = {}, {}, {}
+    for index in range(count):
+        task = f"task_{index}"
+        kind = list(LOSSES)[index % len(LOSSES)]
+        tasks[task] = kind()
+        if kind is Categorical:
+            outputs[task] = keras.layers.Dense(CLASSES)(hidden)
+            y[task] = random.integers(CLASSES, size=len(x)).astype("int32")
+        else:
+            outputs[task] = keras.layers.Dense(1)(hidden)
+            y[task] = random.normal(size=(len(x), 1)).astype("float32")
+    return Problem(keras.Model(inputs, outputs), tasks, x, y)
+
+
+def _with_target_inputs(
+    problem: Problem, targets: dict[str, Any], outputs: Any, options: dict[str, Any]
+) -> Way:
+    source = problem.network.input
+    model = keras.Model({source.name: source, **{t.name: t for t in targets.values()}}, outputs)
+    model.compile("adam", **options)
+    data = {source.name: problem.x, **{targets[task].name: y for task, y in problem.y.items()}}
+    return Way(model, _endless((data,)))
+
+
+def _endless(batch: Any) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensors(batch).repeat()
+
+
+def _seconds(function: Callable[[Any], Any], argument: Any, calls: int) -> float:
+    """The time of a call."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        function(argument)
+    return (time.perf_counter() - start) / calls
+
+
+def _milliseconds(seconds: Mapping[str, np.ndarray], *names: str) -> str:
+    return " / ".join(f"{1e3 * np.median(seconds[name]):.3g}" for name in names) + " ms"
+
+
+def _status(field: str) -> float:
+    """A number of megabytes that Linux tells of this process."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+@contextmanager
+def _policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _machine() -> str:
+    """What was run, and on what."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    packages = ["tensorflow", "keras", "jax", "torch", "numpy"]
+    versions = [f"{name} {version(name)}" for name in packages if importlib.util.find_spec(name)]
+    return (
+        f"`{' '.join(['python -m benchmarks.step_time', *sys.argv[1:]])}`: "
+        f"Python {platform.python_version()}, {', '.join(versions)}; "
+        f"{os.cpu_count()} × {cpu[1] if cpu else platform.processor()}.\n"
+    )
+
+
+def main() -> None:
+    """Prints the table, or the profile, and writes it as Markdown and as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--profile", action="store_true", help="what the parts of a step cost")
+    parser.add_argument("--tasks", type=int, default=30, help="of the profile")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+
+    lines = []
+    if arguments.profile:
+        name = "step_profile"
+        header = ["XLA", "way", "part", "ms", "graph nodes", "XLA kernels", "commonest nodes"]
+        lines = list(profile(arguments.tasks, arguments.rounds))
+        table = pd.DataFrame(lines, columns=header)
+    else:
+        name = "step_time"
+        header = ["variant", "measured", "ratio", "quartiles", "to reach", "reached", "medians"]
+        rows = []
+        for row in all_rows(arguments.rounds):
+            rows.append(row)
+            lines.append(row.cells())
+            print(*lines[-1], sep=" | ", flush=True)
+        table = pd.DataFrame([astuple(row) for row in rows], columns=list(Row.__annotations__))
+
+    text = f"{_machine()}\n{markdown(header, lines)}"
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    (arguments.results / f"{name}.md").write_text(text, encoding="utf-8")
+    table.to_csv(arguments.results / f"{name}.csv", index=False)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
