@@ -32,6 +32,10 @@ DESCENT_SCALE = 0.5
 # What a batch counts for in the running mean of a closed form: as one of about the last 20.
 RUNNING_RATE = 0.05
 
+# How far from the closed form an optimizer may have a log-variance: 5% of σ. Where the errors are
+# steady, the running mean of batches of 64 is within half of that.
+BAND = 0.1
+
 # Of |log σ²|. Single precision holds exp(±60) with room for errors far from what σ stands for.
 BOUND = 60.0
 
@@ -64,10 +68,12 @@ class UncertaintyWeighting(keras.layers.Layer):
         tasks: Dict from each task's name to its likelihood, or to a Keras loss, its name or config.
         loss_weights: Dict from task to a number that multiplies its loss, for tasks that matter
             more than their noise says. `None`, or a task left out: 1.
-        update: How log-variances follow the errors. `"trained"`: by the optimizer of the model, as
-            weights. `"closed_form"`: as the optimum `log(2 · scale · power · L̄) / power`, with `L̄`
-            a running mean over about the last 20 batches, which nothing has to train; where there
-            is none, as for the exact classification likelihoods, they are trained all the same.
+        update: How log-variances follow the errors. `"closed_form"`: as the optimum
+            `log(2 · scale · power · L̄) / power`, with `L̄` a running mean over about the last 20
+            batches, which nothing has to train. `"trained"`: by the optimizer of the model, as
+            weights, but never further than 5% of σ from that optimum, the lag of `L̄` behind errors
+            that fall taken out (Brown's double exponential smoothing). Where there is no closed
+            form, as for the exact classification likelihoods, they are trained alone.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -98,6 +104,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     References:
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
+        - Brown, *Smoothing, Forecasting and Prediction of Discrete Time Series*, 1963
     """
 
     def __init__(
@@ -138,12 +145,16 @@ class UncertaintyWeighting(keras.layers.Layer):
             dtype=self._loss_dtype,
             autocast=False,
         )
+        starts = [start or 0.0 for start in initial]
+        # What the weight adds to.
         self.initial_log_variance = _replica_local_variable(
-            "initial_log_variance", [start or 0.0 for start in initial], self._loss_dtype
+            "initial_log_variance", starts, self._loss_dtype
         )
-        self.started = _replica_local_variable(
-            "started", [start is not None for start in initial], "bool"
-        )
+        # The closed form for a running mean of the losses, and the running mean of that.
+        self.running = _replica_local_variable("running", starts, self._loss_dtype)
+        self.lagging = _replica_local_variable("lagging", starts, self._loss_dtype)
+        self.started = _replica_local_variable("started", [False] * len(initial), "bool")
+        self._is_given = np.array([start is not None for start in initial])
 
         self._task_of_entry = self._each_entry(range(len(self.tasks))).astype("int32")
         self._loss_weight = self._each_entry(self.loss_weights.values())
@@ -154,11 +165,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._multiplies = self._each_entry(
             likelihood.weights_loss for likelihood in self.tasks.values()
         )
-        has_closed_form = self._each_entry(
+        self._has_closed_form = self._each_entry(
             likelihood.has_closed_form for likelihood in self.tasks.values()
-        )
-        self._tracks = has_closed_form.astype(bool) & (self.update == "closed_form")
-        self._follows_data = None in initial or self._tracks.any()
+        ).astype(bool)
         self._heteroscedastic = any(
             likelihood.heteroscedastic for likelihood in self.tasks.values()
         )
@@ -341,6 +350,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         given = ~np.isnan(values)
         for variable, new in (
             (self.initial_log_variance, values),
+            (self.running, values),
+            (self.lagging, values),
             (self.log_variance, 0.0),
             (self.started, True),
         ):
@@ -395,33 +406,50 @@ class UncertaintyWeighting(keras.layers.Layer):
         )
 
     def _follow(self, means: Tensor, training: bool) -> Tensor:
-        """The log-variances, once those that start from this batch or track all batches did so."""
-        if not (training and self.trainable and self._follows_data):
-            return self._current_log_variance()
+        """The log-variances, once those that have a closed form have followed it to this batch."""
+        log_variance = self._current_log_variance()
+        if not (training and self.trainable and self._has_closed_form.any()):
+            return log_variance
         started = ops.convert_to_tensor(self.started)
-        initial = ops.convert_to_tensor(self.initial_log_variance)
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
         has_error = ops.logical_and(ops.greater(means, 0), ops.isfinite(means))
-        starts = ops.logical_and(ops.logical_not(started), has_error)
+        follows = ops.logical_and(self._has_closed_form, has_error)
+        starts = ops.logical_and(follows, ops.logical_not(started))
+
         mean = ops.where(has_error, ops.stop_gradient(means), 1.0)
         optimum = closed_form_optimum(mean, self._scale, self._power)
-        followed = ops.where(starts, optimum, initial)
-        if self._tracks.any():
-            # The running mean of raw losses, as a logarithm, which does not overflow.
-            running = ops.logaddexp(
-                math.log1p(-RUNNING_RATE) + ops.multiply(self._power, followed),
-                math.log(RUNNING_RATE) + ops.multiply(self._power, optimum),
-            )
-            tracks = ops.logical_and(self._tracks, has_error)
-            followed = ops.where(tracks, ops.divide(running, self._power), followed)
-        followed = ops.clip(followed, -BOUND, BOUND)
-        self.initial_log_variance.assign(followed)
-        self.started.assign(ops.logical_or(started, has_error))
+        running, lagging = map(ops.convert_to_tensor, (self.running, self.lagging))
+        # The running mean of raw losses, as a logarithm, which does not overflow.
+        start = ops.where(self._is_given, log_variance, optimum)
+        running = ops.where(starts, start, self._running_mean(running, optimum))
+        lagging = ops.where(starts, start, lagging + RUNNING_RATE * (running - lagging))
+
+        # Brown's smoothing: what a mean lags behind errors that fall, its own mean lags once more.
+        expected = running - ops.relu(lagging - running)
+        followed = ops.clip(log_variance, expected - BAND, expected + BAND)
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
-        return ops.where(
-            ops.logical_or(starts, self._tracks), followed, self._current_log_variance()
+        at_optimum = follows
+        if self.update == "trained":
+            at_optimum = ops.logical_and(starts, ops.logical_not(self._is_given))
+        followed = ops.clip(ops.where(at_optimum, running, followed), -BOUND, BOUND)
+
+        step = ops.where(follows, ops.stop_gradient(followed - log_variance), 0.0)
+        self.initial_log_variance.assign_add(step)
+        for variable, value in ((self.running, running), (self.lagging, lagging)):
+            variable.assign(ops.where(follows, value, variable))
+        self.started.assign(ops.logical_or(started, has_error))
+        return ops.where(at_optimum, followed, log_variance + step)
+
+    def _running_mean(self, running: Tensor, optimum: Tensor) -> Tensor:
+        """The closed form for the running mean of the losses, one more batch in it."""
+        return ops.divide(
+            ops.logaddexp(
+                math.log1p(-RUNNING_RATE) + ops.multiply(self._power, running),
+                math.log(RUNNING_RATE) + ops.multiply(self._power, optimum),
+            ),
+            self._power,
         )
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:

@@ -419,8 +419,13 @@ class TestSaving:
         model.save(tmp_path / "started.keras")
         started = keras.saving.load_model(tmp_path / "started.keras")
         # Other targets, which a model that was yet to start would start from.
-        fit(started, x, {**y, "metres": 7 * y["metres"]}, epochs=1)
+        others = {**y, "metres": 7 * y["metres"]}
+        for other in (started, model):
+            fit(other, x, others, epochs=1, batch_size=100)
         assert started.weighting.sigmas() == pytest.approx(model.weighting.sigmas())
+        restarted = multi_task_model(optimizer=keras.optimizers.SGD(0.0))
+        fit(restarted, x, others, epochs=1, batch_size=100)
+        assert started.weighting.sigmas()["metres"] < 0.5 * restarted.weighting.sigmas()["metres"]
 
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
     def test_weights_alone(self, make, tmp_path):

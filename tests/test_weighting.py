@@ -310,17 +310,20 @@ class TestStart:
         layer(f, y, training=True)
         self.assert_sigmas(layer, self.closed_forms(f, y))
 
-    def test_later_batches_do_not(self):
+    def test_the_same_batch_again_moves_nothing(self):
         f, y = self.data()
         layer = self.layer()
         layer(f, y, training=True)
-        layer(
-            f,
-            {task: 10 * value for task, value in y.items() if value.dtype == float}
-            | {task: y[task] for task in ("classes", "rough")},
-            training=True,
-        )
+        layer(f, y, training=True)
         self.assert_sigmas(layer, self.closed_forms(f, y))
+
+    def test_a_given_sigma_is_what_the_first_batch_is_weighed_by(self):
+        layer = UncertaintyWeighting({"number": Gaussian(initial_sigma=3.0)})
+        predictions, targets = np.zeros((4, 1)), np.full((4, 1), 30.0)
+        layer.build((4, 1))
+        loss = layer.combined_loss(predictions, targets, training=True)
+        assert float(loss) == pytest.approx(0.5 * 100 + np.log(3.0))
+        assert layer.sigmas()["number"] == pytest.approx(3.0)
 
     def test_evaluation_starts_nothing(self):
         f, y = self.data()
@@ -479,6 +482,50 @@ def test_users_likelihoods():
     assert added_loss(layer, [f, f], [y, y]) == pytest.approx(expected, rel=1e-5)
 
 
+class TestBand:
+    """Where σ is trained, and its optimizer too slow: it still follows errors that change."""
+
+    def noise(self, scales, seed=0):
+        rng = np.random.default_rng(seed)
+        for scale in scales:
+            yield scale * rng.normal(size=(64, 1))
+
+    def sigmas(self, batches, initial_sigma=None, **keywords):
+        """σ after each batch, trained by nothing."""
+        layer = UncertaintyWeighting({"noise": Gaussian(initial_sigma=initial_sigma)}, **keywords)
+        trace = []
+        for y in batches:
+            layer({"noise": np.zeros_like(y)}, {"noise": y}, training=True)
+            trace.append(layer.sigmas()["noise"])
+        return np.array(trace)
+
+    def test_steady_errors_leave_it_to_the_optimizer(self):
+        trace = self.sigmas(self.noise([1.0] * 300), initial_sigma=1.0)
+        assert np.mean(trace == 1.0) > 0.9
+
+    @pytest.mark.parametrize("initial_sigma", [1e-3, 1e3])
+    def test_recovers_from_a_bad_start(self, initial_sigma):
+        trace = self.sigmas(self.noise([1.0] * 400), initial_sigma)
+        np.testing.assert_allclose(trace[-50:], 1.0, rtol=0.1)
+
+    def test_falls_with_the_errors(self):
+        # A percent a step, which the running mean lags behind by a fifth.
+        scales = 0.99 ** np.arange(400)
+        trace, mean = (
+            self.sigmas(self.noise(scales), update=update) for update in ("trained", "closed_form")
+        )
+        off, off_of_the_mean = (values[50:] / scales[50:] - 1 for values in (trace, mean))
+        assert np.mean(off_of_the_mean) > 0.2
+        assert np.all(np.abs(off) < 0.2)
+        assert np.mean(off) < 0.5 * np.mean(off_of_the_mean)
+
+    def test_rises_with_the_errors(self):
+        scales = np.repeat([1.0, 100.0], 100)
+        trace = self.sigmas(self.noise(scales))
+        assert np.all(trace[101:] > 15)
+        np.testing.assert_allclose(trace[-20:], 100.0, rtol=0.15)
+
+
 class TestClosedForm:
     """`update="closed_form"`: σ tracks the optimum for a running mean over about 20 batches."""
 
@@ -537,9 +584,12 @@ class TestClosedForm:
 
     def test_a_given_sigma_is_where_the_mean_starts(self):
         layer = self.layer(initial_sigma=2.0)
-        self.track(layer, self.batches(3))
+        first, *others = self.batches(3)
+        self.track(layer, [first])
+        self.assert_sigmas(layer, {"squares": 2.0, "values": 2.0, "channels": np.full(3, 2.0)})
+        self.track(layer, others)
         start = {"squares": 4.0, "values": np.sqrt(2), "channels": np.full(3, 4.0)}
-        self.assert_sigmas(layer, self.expected(self.batches(3), start))
+        self.assert_sigmas(layer, self.expected(others, start))
 
     def test_a_batch_without_labels_does_not_count(self):
         layer = self.layer()
