@@ -27,7 +27,7 @@ scenes: $(VENV)/scenes.installed $(if $(findstring paper,$(ARGS)),$(VENV)/paper.
 test: $(VENV)/test.installed  ## run the test suite (ARGS="-k sigma" hands arguments on)
 	@$(BIN)/python -m $(PYTEST) $(ARGS)
 
-test-backends: $(VENV)/backends.installed  ## run it on JAX and PyTorch too
+test-backends: $(VENV)/backends.installed  ## run what depends on the backend on JAX and PyTorch too
 	@KERAS_BACKEND=jax $(BIN)/python -m $(PYTEST) $(ARGS)
 	@KERAS_BACKEND=torch $(BIN)/python -m $(PYTEST) $(ARGS)
 

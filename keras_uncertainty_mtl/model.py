@@ -220,9 +220,26 @@ class MultiTaskModel(keras.Model):
                 outputs[f"{task}_{parameter}"] = tensor
         return keras.Model(network.input, outputs, name=self.name)
 
-    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Exports the network alone, without log-variances; see `keras.Model.export`."""
-        inference_model(self).export(filepath, *args, **kwargs)
+    def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:
+        """Exports the network alone, without log-variances; see `keras.Model.export`.
+
+        Args:
+            filepath: As in `keras.Model.export`.
+            format: As in `keras.Model.export`.
+            **kwargs: As in `keras.Model.export`.
+
+        Raises:
+            ValueError: If a SavedModel is asked for on the PyTorch backend.
+        """
+        if format == "tf_saved_model" and keras.backend.backend() == "torch":
+            # PyTorch's own error, which it is with Keras 3.15.1, does not say what would work.
+            raise ValueError(
+                "Keras exports no SavedModel from PyTorch. Received: "
+                'format="tf_saved_model" on the torch backend. Save the model, and with '
+                "KERAS_BACKEND=tensorflow load and export it; or export it for PyTorch, with "
+                'format="torch".'
+            )
+        inference_model(self).export(filepath, format=format, **kwargs)
 
 
 def inference_model(model: keras.Model) -> keras.Model:

@@ -17,21 +17,43 @@ if keras.backend.backend() == "tensorflow":
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
     )
 
-# What runs on TensorFlow alone, and why. All else runs on every backend (`make test-backends`).
+# What says nothing about a backend, or cannot run on it, by the file or the test, and why.
+# All else runs on every backend (`make test-backends`).
 TENSORFLOW_ONLY = {
+    "tests/benchmarks": "the benchmarks are for TensorFlow",
+    "tests/scenes": "the example is for TensorFlow",
+    "tests/test_quickstart.py": "the example is for TensorFlow",
+    "tests/test_serving.py": "what is served is a SavedModel from TensorFlow",
+    "tests/test_plotting.py": "draws NumPy arrays",
     "tests/test_likelihoods.py": "its graphs and tapes are TensorFlow's, see test_properties.py",
     "tests/test_observations.py": "its graphs and tapes are TensorFlow's, see test_properties.py",
     "tests/test_reductions.py": "its graphs, tapes and strategies are TensorFlow's",
     "tests/test_shapes.py": "its tensors of unknown sizes are TensorFlow's",
-    "tests/test_quickstart.py": "the example is for TensorFlow",
     "tests/test_readme.py": "exports, which PyTorch cannot do",
-    "tests/scenes": "the example is for TensorFlow",
     "tests/integration/test_convergence.py": "what it is fed is a tf.data",
+    "tests/integration/test_endurance.py": "PyTorch has no graphs, JAX one for each batch size",
+    "test_tensors_of_unknown_rank": "only TensorFlow has them",
+    "test_mirrored_replicas_train_as_one_device_does": "the strategy is TensorFlow's",
+    "test_workers_that_keras_cannot_train_with_are_refused": "the strategy is TensorFlow's",
+    "test_so_are_parameter_servers": "the strategy is TensorFlow's",
+    "test_a_worker_by_itself_is_not": "the strategy is TensorFlow's",
+    "test_replicas_calibrate_as_one_device_does": "the strategy is TensorFlow's",
     "test_a_batch_without_any_label_of_a_task": "takes its gradients from a TensorFlow tape",
     "test_at_its_start_a_log_variance_has_no_gradient_at_all": "takes them from a TensorFlow tape",
     "test_trains": "its epochs are for TensorFlow, where Keras's Adam steps embeddings further",
     "TestTypes": "its half precision is TensorFlow's",
     "TestExport": "loads what it exports with TensorFlow",
+}
+
+JAX_ONLY = {
+    "tests/test_distributed.py": "the example is for JAX",
+    **dict.fromkeys(
+        [
+            "test_data_parallel_devices_of_one_process_train_as_one_device_does",
+            "test_data_parallel_processes_train_as_one_device_does",
+        ],
+        "keras.distribution trains on JAX alone",
+    ),
 }
 
 # Keras on JAX drops what a layer's call does to a metric, so there the bare layer reports one loss.
@@ -48,7 +70,9 @@ NOT_ON_JAX = {
         ],
         "the bare layer reports no tasks on JAX",
     ),
-    "test_targets_in_fit": "Keras on JAX leaves a model without weights after an error in `fit`",
+    "test_an_error_in_fit_leaves_the_weights_alone": "Keras on JAX deletes a model's weights then",
+    "test_a_saved_model_of_pytorch_is_refused": "JAX exports one",
+    "test_but_what_pytorch_exports_itself_is_the_network": "is for PyTorch",
 }
 
 NOT_ON_PYTORCH = {
@@ -56,15 +80,16 @@ NOT_ON_PYTORCH = {
     "steps_per_execution": "Keras takes no `steps_per_execution` on PyTorch",
 }
 
+SKIPPED = {
+    "tensorflow": JAX_ONLY | {"tests/integration/test_backends.py": "compares the others with it"},
+    "jax": TENSORFLOW_ONLY | NOT_ON_JAX,
+    "torch": TENSORFLOW_ONLY | JAX_ONLY | NOT_ON_PYTORCH,
+}
+
 
 def pytest_collection_modifyitems(items):
-    skipped = {
-        "tensorflow": {},
-        "jax": TENSORFLOW_ONLY | NOT_ON_JAX,
-        "torch": TENSORFLOW_ONLY | NOT_ON_PYTORCH,
-    }[keras.backend.backend()]
     for item in items:
-        for name, reason in skipped.items():
+        for name, reason in SKIPPED[keras.backend.backend()].items():
             if item.nodeid.startswith(name) or name in re.split(r"::|\[|-|\]", item.nodeid):
                 item.add_marker(pytest.mark.skip(reason=reason))
 

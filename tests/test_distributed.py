@@ -1,19 +1,13 @@
 """The example for several processes, as somebody runs it."""
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 
 import numpy as np
-import pytest
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None,
-    reason="the example needs JAX, which is not installed (make test-backends installs it)",
-)
 def test_two_processes_train_one_model_and_export_it(tmp_path):
     command = [sys.executable, "-m", "examples.distributed", "--processes", "2", "--epochs", "4"]
     done = subprocess.run(

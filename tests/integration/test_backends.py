@@ -1,6 +1,5 @@
-"""TensorFlow, JAX and PyTorch: the same losses, gradients and trained weights."""
+"""JAX and PyTorch: the same losses, gradients and trained weights as TensorFlow."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,42 +10,29 @@ import keras
 import numpy as np
 import pytest
 
+from keras_uncertainty_mtl import Gaussian, MultiTaskModel
 
-def train(backend):
+BACKEND = keras.backend.backend()
+
+
+def run(backend, *arguments):
     process = subprocess.run(
-        [sys.executable, Path(__file__).with_name("train_on_backend.py")],
+        [sys.executable, *map(str, arguments)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": backend},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
-    trained = json.loads(process.stdout.splitlines()[-1])
-    assert trained.pop("backend") == backend
-    return trained
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def on_tensorflow():
-    return train("tensorflow")
-
-
-@pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(
-            backend,
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec(backend) is None,
-                reason=f"{backend} is not installed (make test-backends installs it)",
-            ),
-        )
-        for backend in ("jax", "torch")
-    ],
-)
-def test_trains_as_tensorflow_does(on_tensorflow, backend):
-    trained = train(backend)
+def test_trains_as_tensorflow_does():
+    script = Path(__file__).with_name("train_on_backend.py")
+    on_tensorflow, trained = (run(backend, script) for backend in ("tensorflow", BACKEND))
+    assert on_tensorflow.pop("backend") == "tensorflow"
+    assert trained.pop("backend") == BACKEND
     for kind, expected in on_tensorflow.items():
-        if kind == "layer" and backend == "jax":
+        if kind == "layer" and BACKEND == "jax":
             # Keras on JAX drops what a layer's call does to a metric: there is the loss alone.
             alone = {part: {"loss": expected[part]["loss"]} for part in ("history", "evaluate")}
             expected = {**expected, **alone}
@@ -56,3 +42,50 @@ def test_trains_as_tensorflow_does(on_tensorflow, backend):
             np.testing.assert_allclose(
                 received[name], value, rtol=1e-5, atol=1e-5, err_msg=f"{kind} {name}"
             )
+
+
+@pytest.fixture
+def model():
+    x = keras.Input((4,), name="x")
+    model = MultiTaskModel(x, {"depth": keras.layers.Dense(1)(x)}, {"depth": Gaussian()})
+    model.compile("adam")
+    model.fit(np.ones((8, 4)), {"depth": np.ones((8, 1))}, verbose=0)
+    return model
+
+
+def test_goes_on_with_tensorflow(model, tmp_path):
+    model.save(tmp_path / "m.keras")
+    program = """
+import json, keras, numpy as np, sys, keras_uncertainty_mtl
+model = keras.saving.load_model(sys.argv[1])
+model.export(sys.argv[2], verbose=False)
+x = np.arange(12.0).reshape(3, 4)
+print(json.dumps([model.weighting.sigmas()["depth"].item(), model.predict(x)["depth"].tolist()]))
+"""
+    sigma, predictions = run(
+        "tensorflow", "-c", program, tmp_path / "m.keras", tmp_path / "saved_model"
+    )
+    assert sigma == pytest.approx(model.weighting.sigmas()["depth"], rel=1e-6)
+    expected = model.predict(np.arange(12.0).reshape(3, 4), verbose=0)["depth"]
+    np.testing.assert_allclose(predictions, expected, rtol=1e-5)
+    assert (tmp_path / "saved_model/saved_model.pb").exists()
+
+
+def test_a_saved_model_of_pytorch_is_refused(model, tmp_path):
+    message = r"no SavedModel from PyTorch.*KERAS_BACKEND=tensorflow.*format=\"torch\""
+    for arguments in ({}, {"format": "tf_saved_model"}):
+        with pytest.raises(ValueError, match=message):
+            model.export(tmp_path / "saved_model", **arguments)
+    assert not (tmp_path / "saved_model").exists()
+
+
+def test_but_what_pytorch_exports_itself_is_the_network(model, tmp_path):
+    import torch
+
+    model.export(tmp_path / "m.pt2", format="torch", verbose=False)
+    x = np.ones((1, 4), "float32")  # Keras exports for one sample, unless told otherwise.
+    exported = torch.export.load(tmp_path / "m.pt2")
+    np.testing.assert_allclose(
+        exported.module()(torch.tensor(x))["depth"].detach(), model.predict(x, verbose=0)["depth"]
+    )
+    assert not any("log_variance" in name for name in exported.state_dict)

@@ -1,7 +1,6 @@
 """Training on several replicas follows the path of training on one."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -14,11 +13,6 @@ import keras
 import numpy as np
 import pytest
 from scale_out import KINDS
-
-on_jax = pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None,
-    reason="keras.distribution needs JAX, which is not installed (make test-backends installs it)",
-)
 
 
 def start(script, *arguments, **environment):
@@ -115,14 +109,12 @@ def one_jax_device():
     return trained
 
 
-@on_jax
 def test_data_parallel_devices_of_one_process_train_as_one_device_does(one_jax_device):
     trained = finish(start_on_jax(devices=2))
     assert trained.pop("devices") == 2
     assert_same(one_jax_device, trained)
 
 
-@on_jax
 def test_data_parallel_processes_train_as_one_device_does(one_jax_device):
     (address,) = free_addresses(1)
     processes = [start_on_jax(address, 2, process) for process in range(2)]

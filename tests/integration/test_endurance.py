@@ -28,10 +28,6 @@ def memory():
     return psutil.Process().memory_info().rss
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow",
-    reason="PyTorch makes no graphs, and JAX makes one for each batch size",
-)
 @pytest.mark.parametrize("steps_per_execution", [1, 10])
 def test_memory_is_flat_and_nothing_is_traced_after_the_first_epoch(steps_per_execution):
     rng = np.random.default_rng(0)
