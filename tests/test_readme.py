@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -26,3 +27,13 @@ def test_every_block_names_its_language():
         "text",
     }
     assert len(re.findall(r"^```\w", README, flags=re.MULTILINE)) * 2 == README.count("```")
+
+
+def test_every_guarantee_names_its_tests():
+    (section,) = re.findall(r"^## What is guaranteed\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"^ *(?:def|class) (\w+)", "".join(sources), flags=re.MULTILINE))
+    for row in re.findall(r"^\| [^*\n]+ \|$", section, flags=re.MULTILINE)[1:]:
+        names = re.findall(r"`((?:test_|Test)\w+|make [a-z-]+)`", row)
+        assert names, row
+        assert {name for name in names if not name.startswith("make")} <= defined
