@@ -95,7 +95,9 @@ class Way:
     def seconds(self, steps: int) -> float:
         """The time of one step of `fit`, its start left out."""
         clock = _Clock()
-        self.model.fit(self.data, steps_per_epoch=steps, verbose=0, callbacks=[clock])
+        self.model.fit(
+            self.data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[clock]
+        )
         return (time.perf_counter() - clock.start) / steps
 
 
@@ -374,7 +376,7 @@ def first_step_rows(variant: str, rounds: int) -> Iterator[Row]:
         problem = small_problem(30)
         start = time.perf_counter()
         way = WAYS[name](problem)
-        way.model.fit(way.data, steps_per_epoch=1, verbose=0)
+        way.model.fit(way.data, steps_per_epoch=1, shuffle=False, verbose=0)
         return time.perf_counter() - start
 
     measured = alternate({name: partial(seconds, name) for name in (KERAS, OURS)}, rounds)
@@ -418,7 +420,7 @@ def peak_megabytes(name: str) -> float:
     """By how much a process grows at most over three steps; it has to be a fresh one."""
     way = PIXEL_WAYS[name]()
     before = _status("VmRSS")
-    way.model.fit(way.data, steps_per_epoch=3, verbose=0)
+    way.model.fit(way.data, steps_per_epoch=3, shuffle=False, verbose=0)
     return _status("VmHWM") - before
 
 
@@ -639,6 +641,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=30, help="of the profile")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
+    # TensorFlow warns of many functions that are made anew, as those of many models are.
+    tf.get_logger().setLevel("ERROR")
 
     lines = []
     if arguments.profile:
