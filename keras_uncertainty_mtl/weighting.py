@@ -438,7 +438,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         step = ops.where(follows, ops.stop_gradient(followed - log_variance), 0.0)
         self.initial_log_variance.assign_add(step)
         for variable, value in ((self.running, running), (self.lagging, lagging)):
-            variable.assign(ops.where(follows, value, variable))
+            variable.assign(ops.where(follows, value, ops.convert_to_tensor(variable)))
         self.started.assign(ops.logical_or(started, has_error))
         return ops.where(at_optimum, followed, log_variance + step)
 
