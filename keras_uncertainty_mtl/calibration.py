@@ -27,6 +27,9 @@ GRID_ENDS = (-40.0, 40.0)
 PASSES = 3
 POLYNOMIAL_DEGREE = 6
 
+# A difference of means that is smaller, absolutely or as a share of them, may be but rounding.
+ROUNDING = 1e-6
+
 
 def optimal_log_variances(
     model: keras.Model,
@@ -140,11 +143,10 @@ class _TaskSums(keras.metrics.Metric):
                 (GRID_SIZE, *shape), "zeros", "float32", "only_first_replica", name="grid"
             )
             self._place_grid(*(np.full(shape, end) for end in GRID_ENDS))
-        # Over many batches single precision loses digits, but JAX has no other unless told to.
-        dtype = "float32" if keras.backend.backend() == "jax" else "float64"
+        # Over many batches single precision loses digits, and JAX has no other unless told to.
         sums_shape = shape if self._grid is None else self._grid.shape
-        self._sums = self.add_variable(sums_shape, "zeros", dtype, name="sums")
-        self._total = self.add_variable(shape, "zeros", dtype, name="total")
+        self._sums, self._sums_excess = self._add_sum(sums_shape, "sums")
+        self._total, self._total_excess = self._add_sum(shape, "total")
 
     def update_state(self, batch: Observations) -> None:
         """Adds a batch."""
@@ -155,12 +157,12 @@ class _TaskSums(keras.metrics.Metric):
             # One point after the other, so that there is only one of them in memory.
             sums = ops.map(batch.negative_log_likelihood_sum, grid)
         _, total = batch.loss_sums()
-        self._sums.assign_add(ops.cast(sums, self._sums.dtype))
-        self._total.assign_add(ops.cast(total, self._total.dtype))
+        _add_compensated(self._sums, self._sums_excess, sums)
+        _add_compensated(self._total, self._total_excess, total)
 
     def reset_state(self) -> None:
         """Forgets all batches, and keeps the grid."""
-        for variable in (self._sums, self._total):
+        for variable in (self._sums, self._sums_excess, self._total, self._total_excess):
             variable.assign(ops.zeros(variable.shape, variable.dtype))
 
     def result(self) -> dict[str, Tensor]:
@@ -190,7 +192,13 @@ class _TaskSums(keras.metrics.Metric):
 
     def means(self) -> Any:
         """The means over all observed elements, NaN where there are none."""
-        sums, total = self._sums.numpy(), self._total.numpy()
+        sums, total = (
+            variable.numpy().astype("float64") - excess.numpy()
+            for variable, excess in (
+                (self._sums, self._sums_excess),
+                (self._total, self._total_excess),
+            )
+        )
         means = np.divide(sums, total, out=np.full_like(sums, np.nan), where=self.is_observed)
         # Far from the optimum a likelihood may be out of the range of its dtype.
         means = np.where(self.is_observed & ~np.isfinite(means), np.inf, means)
@@ -206,8 +214,25 @@ class _TaskSums(keras.metrics.Metric):
             )
         return means
 
+    def _add_sum(self, shape: tuple[int, ...], name: str) -> tuple[Any, Any]:
+        return tuple(
+            self.add_variable(shape, "zeros", "float32", name=each)
+            for each in (name, f"{name}_excess")
+        )
+
     def _place_grid(self, lower: Any, upper: Any) -> None:
         self._grid.assign(np.linspace(lower, upper, GRID_SIZE))
+
+
+def _add_compensated(variable: Any, excess: Any, value: Tensor) -> None:
+    """Adds a value, and keeps by how much the rounded sum is too large (Kahan's summation)."""
+    value = ops.cast(value, variable.dtype) - ops.convert_to_tensor(excess)
+    before = ops.convert_to_tensor(variable)
+    after = before + value
+    # Before any of the two is assigned, for TensorFlow reads a variable where it is used.
+    too_large = after - before - value
+    variable.assign(after)
+    excess.assign(too_large)
 
 
 def _neighbours_of_the_best(grid: Any, values: Any) -> tuple[Any, Any]:
@@ -216,7 +241,8 @@ def _neighbours_of_the_best(grid: Any, values: Any) -> tuple[Any, Any]:
     NaN where a smallest value is at an end, or no smaller: where values fall for ever.
     """
     best = values.argmin(axis=0)
-    inside = values.min(axis=0) < np.minimum(values[0], values[-1])
+    ends = np.minimum(values[0], values[-1])
+    inside = values.min(axis=0) < ends - ROUNDING * np.maximum(np.abs(ends), 1.0)
     best = np.clip(best, 1, len(grid) - 2)[np.newaxis]
     (before,), (after,) = (np.take_along_axis(grid, best + step, axis=0) for step in (-1, 1))
     return np.where(inside, before, np.nan), np.where(inside, after, np.nan)

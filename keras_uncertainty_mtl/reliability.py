@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops
 
 
 class Reliability(NamedTuple):
@@ -158,7 +158,10 @@ def _check_labels(labels: Any, classes: int) -> None:
         )
 
 
+# NumPy has none, and Keras's is in single precision on some backends.
+_erf = np.vectorize(math.erf, otypes=["float64"])
+
 _MASS_WITHIN = {
-    "gaussian": lambda distances: ops.convert_to_numpy(ops.erf(distances / np.sqrt(2.0))),
+    "gaussian": lambda distances: _erf(distances / np.sqrt(2.0)),
     "laplace": lambda distances: 1.0 - np.exp(-distances),
 }
