@@ -56,11 +56,10 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     The mean is over observed elements, `Σ w·L / Σ w` with sample weights: an element whose target
     is missing, which a Keras mask leaves out, or whose weight is zero contributes nothing. A batch
-    without any observed element of a task leaves its log-variance alone.
+    without any observed element of a task, or without any error at all, says nothing of its noise.
 
     No log-variance leaves ±60, so that σ stays between 1e-13 and 1e13 in the units of its task,
-    whatever an error of 0 or without end would have it be; it comes back from there as soon as the
-    errors let it. A NaN or infinity that reaches a loss makes the combined loss NaN.
+    however small or large the errors are; it comes back from there as soon as they let it. A NaN or infinity that reaches a loss makes the combined loss NaN.
 
     Training and evaluation report `{task}_loss`, the raw loss, and `{task}_sigma`.
 
@@ -387,6 +386,15 @@ class UncertaintyWeighting(keras.layers.Layer):
         )
 
     def _current_log_variance(self) -> Tensor:
+        """The log-variances as they are, which an optimizer may just have moved too far."""
+        log_variance = self._trained_log_variance()
+        if not self._has_closed_form.any():
+            return log_variance
+        running, lagging = map(ops.convert_to_tensor, (self.running, self.lagging))
+        followed = self._near_closed_form(log_variance, running, lagging)
+        return ops.where(self._has_closed_form, followed, log_variance)
+
+    def _trained_log_variance(self) -> Tensor:
         """The value of `initial + STEP_SCALE · weight`, but a smaller gradient.
 
         An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
@@ -405,11 +413,20 @@ class UncertaintyWeighting(keras.layers.Layer):
             ops.convert_to_tensor(self.initial_log_variance) + step
         )
 
+    def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
+        """The nearest to log-variances that is no further from the closed form than it may be."""
+        near = running
+        if self.update == "trained":
+            # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
+            expected = running - ops.relu(lagging - running)
+            near = ops.clip(log_variance, expected - BAND, expected + BAND)
+        return ops.clip(near, -BOUND, BOUND)
+
     def _follow(self, means: Tensor, training: bool) -> Tensor:
         """The log-variances, once those that have a closed form have followed it to this batch."""
-        log_variance = self._current_log_variance()
         if not (training and self.trainable and self._has_closed_form.any()):
-            return log_variance
+            return self._current_log_variance()
+        log_variance = self._trained_log_variance()
         started = ops.convert_to_tensor(self.started)
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
@@ -420,30 +437,31 @@ class UncertaintyWeighting(keras.layers.Layer):
         mean = ops.where(has_error, ops.stop_gradient(means), 1.0)
         optimum = closed_form_optimum(mean, self._scale, self._power)
         running, lagging = map(ops.convert_to_tensor, (self.running, self.lagging))
-        # The running mean of raw losses, as a logarithm, which does not overflow.
         start = ops.where(self._is_given, log_variance, optimum)
-        running = ops.where(starts, start, self._running_mean(running, optimum))
-        lagging = ops.where(starts, start, lagging + RUNNING_RATE * (running - lagging))
-
-        # Brown's smoothing: what a mean lags behind errors that fall, its own mean lags once more.
-        expected = running - ops.relu(lagging - running)
-        followed = ops.clip(log_variance, expected - BAND, expected + BAND)
+        mean = ops.where(starts, start, self._running_mean(running, optimum))
+        mean_of_means = ops.where(starts, start, lagging + RUNNING_RATE * (mean - lagging))
+        running = ops.where(follows, mean, running)
+        lagging = ops.where(follows, mean_of_means, lagging)
+        followed = self._near_closed_form(log_variance, running, lagging)
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
         at_optimum = follows
         if self.update == "trained":
             at_optimum = ops.logical_and(starts, ops.logical_not(self._is_given))
-        followed = ops.clip(ops.where(at_optimum, running, followed), -BOUND, BOUND)
+            followed = ops.where(at_optimum, running, followed)
 
-        step = ops.where(follows, ops.stop_gradient(followed - log_variance), 0.0)
+        step = ops.clip(followed, -BOUND, BOUND) - log_variance
+        step = ops.stop_gradient(ops.where(self._has_closed_form, step, 0.0))
         self.initial_log_variance.assign_add(step)
-        for variable, value in ((self.running, running), (self.lagging, lagging)):
-            variable.assign(ops.where(follows, value, ops.convert_to_tensor(variable)))
+        self.running.assign(running)
+        self.lagging.assign(lagging)
         self.started.assign(ops.logical_or(started, has_error))
-        return ops.where(at_optimum, followed, log_variance + step)
+        followed = log_variance + step
+        return ops.where(at_optimum, ops.stop_gradient(followed), followed)
 
     def _running_mean(self, running: Tensor, optimum: Tensor) -> Tensor:
         """The closed form for the running mean of the losses, one more batch in it."""
+        # As a logarithm, which does not overflow.
         return ops.divide(
             ops.logaddexp(
                 math.log1p(-RUNNING_RATE) + ops.multiply(self._power, running),

@@ -254,7 +254,7 @@ class TestDrivenToTheEnds:
 
     def test_all_stays_finite_and_comes_back(self):
         inputs = keras.Input((1,))
-        # Predictions that never change, so that an error of 0 is one for ever.
+        # Predictions that never change, so that an error of next to 0 is one for ever.
         outputs = {
             task: keras.layers.Dense(
                 len(logits),
@@ -266,6 +266,7 @@ class TestDrivenToTheEnds:
                 "right": [0.0],
                 "absolutely": [0.0],
                 "huber": [0.0],
+                "perfect": [0.0],
                 "surely": LOGITS[0],
                 "hotter": LOGITS[0],
                 "larger": [0.0],
@@ -275,9 +276,10 @@ class TestDrivenToTheEnds:
             inputs,
             outputs,
             {
-                "right": Gaussian(),
-                "absolutely": Laplace(),
-                "huber": Gibbs("huber"),
+                "right": Gaussian(initial_sigma=1.0),
+                "absolutely": Laplace(initial_sigma=1.0),
+                "huber": Gibbs("huber", initial_sigma=1.0),
+                "perfect": Gaussian(),
                 "surely": Categorical(approximate=True),
                 "hotter": Categorical(),
                 "larger": Gaussian(),
@@ -285,17 +287,21 @@ class TestDrivenToTheEnds:
         )
         model.compile(keras.optimizers.Adam(0.1), steps_per_execution=self.STEPS_AT_ONCE)
         y = {
-            "right": np.zeros((1, 1), "float32"),
-            "absolutely": np.zeros((1, 1), "float32"),
-            "huber": np.zeros((1, 1), "float32"),
+            "right": np.full((1, 1), 1e-18, "float32"),
+            "absolutely": np.full((1, 1), 1e-18, "float32"),
+            "huber": np.full((1, 1), 1e-18, "float32"),
+            "perfect": np.zeros((1, 1), "float32"),
             "surely": np.zeros(1, "int32"),
             "hotter": np.ones(1, "int32"),
             "larger": np.full((1, 1), 3e13, "float32"),
         }
         self.fit(model, y, self.STEPS)
         ends = model.weighting.sigmas()
-        for task in ("right", "absolutely", "huber", "surely"):
+        for task in ("right", "absolutely", "huber"):
             assert ends[task] == pytest.approx(SMALLEST, rel=1e-5, abs=0), task
+        # What never had an error at all says nothing of its noise.
+        for task in ("perfect", "surely"):
+            assert ends[task] == pytest.approx(1.0, rel=0.06), task
         assert ends["larger"] == pytest.approx(LARGEST, rel=1e-5)
         assert 1e3 < ends["hotter"] <= LARGEST * (1 + 1e-5)  # Logits of 1e4 at 1e6 are even.
 
