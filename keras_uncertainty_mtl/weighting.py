@@ -59,7 +59,8 @@ class UncertaintyWeighting(keras.layers.Layer):
     without any observed element of a task, or without any error at all, says nothing of its noise.
 
     No log-variance leaves ±60, so that σ stays between 1e-13 and 1e13 in the units of its task,
-    however small or large the errors are; it comes back from there as soon as they let it. A NaN or infinity that reaches a loss makes the combined loss NaN.
+    however small or large the errors are; it comes back from there as soon as they let it. A NaN or
+    infinity that reaches a loss makes the combined loss NaN.
 
     Training and evaluation report `{task}_loss`, the raw loss, and `{task}_sigma`.
 
