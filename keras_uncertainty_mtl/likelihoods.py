@@ -401,7 +401,8 @@ class Laplace(_Continuous):
         """The `"location"` and the `"scale"` of each element: the median, and `b = σ / √2`."""
         return {
             "location": self.location(predictions),
-            "scale": self.element_sigma(predictions, sigma / math.sqrt(2.0)),
+            # Of the tensor, since NumPy 1 makes double precision of such a σ.
+            "scale": self.element_sigma(predictions, sigma) / math.sqrt(2.0),
         }
 
 
@@ -448,7 +449,7 @@ class _Discrete(Likelihood):
         """
         if not self.from_logits:
             return {"probabilities": predictions}
-        temperature = 1.0 if self.approximate else sigma**2
+        temperature = 1.0 if self.approximate else float(sigma) ** 2
         return {"probabilities": self._activation(predictions / temperature)}
 
     def get_config(self) -> dict[str, Any]:

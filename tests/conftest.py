@@ -33,6 +33,7 @@ TENSORFLOW_ONLY = {
     "tests/integration/test_convergence.py": "what it is fed is a tf.data",
     "tests/integration/test_endurance.py": "PyTorch has no graphs, JAX one for each batch size",
     "test_tensors_of_unknown_rank": "only TensorFlow has them",
+    "strings for targets": "only TensorFlow has tensors of strings",
     "test_mirrored_replicas_train_as_one_device_does": "the strategy is TensorFlow's",
     "test_workers_that_keras_cannot_train_with_are_refused": "the strategy is TensorFlow's",
     "test_so_are_parameter_servers": "the strategy is TensorFlow's",
