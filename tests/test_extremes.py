@@ -242,8 +242,11 @@ def test_an_initial_sigma_beyond_the_bound_is_refused(sigma):
 class TestDrivenToTheEnds:
     """Ten thousand steps of what drives log-variances apart, and a few that bring them back."""
 
-    # PyTorch takes one at once, which is slow. The ends are reached in a hundred.
-    STEPS, STEPS_AT_ONCE = (2_000, 1) if keras.backend.backend() == "torch" else (10_000, 500)
+    # PyTorch takes one at once, which is slow. The ends are reached in a hundred, but where Adam
+    # has to forget first how large its gradients were: there, until 2e4 / σ² is below 1.
+    STEPS, STEPS_AT_ONCE, HOTTEST = 10_000, 500, 1e3
+    if keras.backend.backend() == "torch":
+        STEPS, STEPS_AT_ONCE, HOTTEST = 2_000, 1, 142
 
     def fit(self, model, y, steps):
         batches = max(steps // 4, 1)
@@ -303,7 +306,8 @@ class TestDrivenToTheEnds:
         for task in ("perfect", "surely"):
             assert ends[task] == pytest.approx(1.0, rel=0.06), task
         assert ends["larger"] == pytest.approx(LARGEST, rel=1e-5)
-        assert 1e3 < ends["hotter"] <= LARGEST * (1 + 1e-5)  # Logits of 1e4 at 1e6 are even.
+        # Logits of 1e4 at 1e6 are even.
+        assert self.HOTTEST < ends["hotter"] <= LARGEST * (1 + 1e-5)
 
         # Not far from the ends, for what comes far beyond a σ stops Adam dead in its tracks.
         small, large = (np.full((1, 1), residual, "float32") for residual in (1e-12, 1e12))
