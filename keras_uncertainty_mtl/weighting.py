@@ -300,7 +300,8 @@ class UncertaintyWeighting(keras.layers.Layer):
 
         Returns:
             Dict from task to a `keras.Input` named `"{task}_target"`, with the shape and dtype that
-            the task's likelihood expects.
+            the task's likelihood expects. Keras itself refuses targets of any other shape, as
+            one-hot ones for `Categorical()`: those go with `Categorical(sparse=False)`.
 
         Raises:
             ValueError: If a task has no prediction, or one that its likelihood cannot take.
