@@ -39,7 +39,7 @@ def main():
             model.compile(keras.optimizers.SGD(0.0))
         # The last batch is of 8, and training may go on.
         model.calibrate(x, y, batch_size=32, verbose=0)
-        model.fit(x, y, batch_size=32, verbose=0)
+        model.fit(x, y, batch_size=32, shuffle=False, verbose=0)
         print(*np.concatenate([np.ravel(sigma) for sigma in model.weighting.sigmas().values()]))
 
 
