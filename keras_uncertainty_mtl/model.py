@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_uncertainty_mtl.calibration import optimal_log_variances
+from keras_uncertainty_mtl.logs import as_one_tensor
 from keras_uncertainty_mtl.reductions import check_strategy, num_replicas
 from keras_uncertainty_mtl.structures import by_task
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
@@ -105,6 +106,11 @@ class MultiTaskModel(keras.Model):
         # Not before, since what a user excludes makes the optimizer forget what it has excluded.
         _exclude_from_weight_decay(self.optimizer, self.weighting.log_variance)
         return super().make_train_function(force)
+
+    def _make_function(self, step_function: Any) -> Any:
+        # Private to Keras's TensorFlow backend, and there is no public way: without it, all is the
+        # same but slower.
+        return as_one_tensor(step_function, super()._make_function)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,14 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask  # There is no public way from a tensor to its mask.
 
-from keras_uncertainty_mtl.likelihoods import Likelihood
+from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
 from keras_uncertainty_mtl.reductions import weighted_sums
 from keras_uncertainty_mtl.shapes import check_tensor, match_leading_axes
 
 Tensor = Any
+
+# Of one sample's predictions, up to which tasks are computed together.
+STACKED_SIZE = 1024
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Observations:
         predictions: Tensor of predictions, in the dtype that losses are computed in.
         losses: Tensor of the raw loss of each element.
         weights: Tensor of the weight of each element, 0 where it does not count, or `None`.
+        stacked: Whether the first axis of all of these is of tasks, which have one likelihood.
     """
 
     likelihood: Likelihood
@@ -34,6 +39,7 @@ class Observations:
     predictions: Tensor
     losses: Tensor
     weights: Tensor | None
+    stacked: bool = False
 
     @classmethod
     def of(
@@ -43,6 +49,7 @@ class Observations:
         targets: Tensor,
         sample_weight: Tensor | None,
         dtype: str,
+        stacked: bool = False,
     ) -> Observations:
         """Takes a batch apart.
 
@@ -52,6 +59,7 @@ class Observations:
             targets: Tensor of targets.
             sample_weight: Tensor of weights for each sample or each element, or `None`.
             dtype: Name of the dtype that losses are computed in.
+            stacked: Whether the first axis of all tensors is of tasks.
 
         Returns:
             An `Observations`.
@@ -80,11 +88,11 @@ class Observations:
         # A Keras loss may mask what it has no value for, as `Circle` does.
         mask = get_keras_mask(losses)
         weights = _element_weights(losses, observed, sample_weight, mask)
-        return cls(likelihood, targets, predictions, losses, weights)
+        return cls(likelihood, targets, predictions, losses, weights, stacked)
 
     def loss_sums(self) -> tuple[Tensor, Tensor]:
         """The sums `Σ w·L` and `Σ w` of the raw loss."""
-        return weighted_sums(self.losses, self.weights, self.likelihood.per_channel)
+        return self._sums(self.losses)
 
     def scaled_loss_sum(self) -> Tensor:
         """The sum `Σ w·L` whose mean gives the closed-form optimum of a log-variance.
@@ -95,14 +103,45 @@ class Observations:
         if likelihood.heteroscedastic:
             log_variance = likelihood.element_log_variance(self.predictions, 0.0)
             losses = ops.exp(-likelihood.power * log_variance) * losses
-        return weighted_sums(losses, self.weights, likelihood.per_channel)[0]
+        return self._sums(losses)[0]
 
     def negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
-        """The sum `Σ w·nll` at a log-variance."""
+        """The sum `Σ w·nll` at a log-variance, or at one for each of the stacked tasks."""
+        if self.stacked:
+            channels = log_variance.shape[1:]
+            between = len(self.predictions.shape) - 1 - len(channels)
+            log_variance = ops.reshape(log_variance, (-1, *between * (1,), *channels))
         values = self.likelihood.negative_log_likelihood(
             self.targets, self.predictions, log_variance
         )
-        return weighted_sums(values, self.weights, self.likelihood.per_channel)[0]
+        return self._sums(values)[0]
+
+    def _sums(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        return weighted_sums(values, self.weights, self.likelihood.per_channel, self.stacked)
+
+
+def stackable(
+    likelihood: Likelihood, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> Hashable:
+    """What tasks must have in common to be computed as one tensor; `None` if a task may not be.
+
+    Many small operations cost more than a few larger ones. Large tensors, which a stack would copy,
+    are left alone, and so is whatever might look beyond a single element, as a Keras loss may.
+    """
+    tensors = [predictions, targets]
+    if sample_weight is not None:
+        check_tensor(sample_weight, "`sample_weight`")
+        tensors.append(sample_weight)
+    size = math.prod(axis or math.inf for axis in predictions.shape[1:])
+    if (
+        type(likelihood) not in (Gaussian, Laplace, Categorical, Bernoulli)
+        or get_keras_mask(predictions) is not None
+        or size > STACKED_SIZE
+    ):
+        return None
+    shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
+    config = likelihood.get_config() | {"initial_sigma": None}
+    return type(likelihood), repr(config), *shapes
 
 
 def _observed(

@@ -12,7 +12,7 @@ Tensor = Any
 
 
 def weighted_sums(
-    values: Tensor, weights: Tensor | None, per_channel: bool = False
+    values: Tensor, weights: Tensor | None, per_channel: bool = False, stacked: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The sums whose ratio is the weighted mean: `Σ w·v` and `Σ w`.
 
@@ -20,20 +20,20 @@ def weighted_sums(
         values: Tensor of values.
         weights: Tensor of the same shape, or `None` for weights of 1.
         per_channel: Whether to keep the last axis.
+        stacked: Whether to keep the first axis, of tasks.
 
     Returns:
-        Two tensors, scalars or vectors over the last axis.
+        Two tensors of the axes that are kept.
     """
-    axes = tuple(range(len(values.shape) - int(per_channel)))
+    rank = len(values.shape)
+    axes = tuple(range(int(stacked), rank - int(per_channel)))
     if weights is not None:
         # NaN times 0 is NaN, and must be: what is hidden that way would still give NaN gradients.
         return ops.sum(weights * values, axis=axes), ops.sum(weights, axis=axes)
     shape = ops.shape(values)
     count = ops.cast(math.prod(shape[axis] for axis in axes), values.dtype)
-    return (
-        ops.sum(values, axis=axes),
-        ops.broadcast_to(count, shape[-1:]) if per_channel else count,
-    )
+    kept = [shape[axis] for axis in range(rank) if axis not in axes]
+    return ops.sum(values, axis=axes), ops.broadcast_to(count, kept) if kept else count
 
 
 def num_replicas() -> int:

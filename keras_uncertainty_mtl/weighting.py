@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_uncertainty_mtl import likelihoods
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
-from keras_uncertainty_mtl.observations import Observations
+from keras_uncertainty_mtl.observations import Observations, stackable
 from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
 from keras_uncertainty_mtl.shapes import Shape
 from keras_uncertainty_mtl.statistics import TaskStatistics
@@ -150,21 +150,24 @@ class UncertaintyWeighting(keras.layers.Layer):
         self.initial_log_variance = _replica_local_variable(
             "initial_log_variance", starts, self._loss_dtype
         )
-        # The closed form for a running mean of the losses, and the running mean of that.
-        self.running = _replica_local_variable("running", starts, self._loss_dtype)
-        self.lagging = _replica_local_variable("lagging", starts, self._loss_dtype)
-        self.started = _replica_local_variable("started", [False] * len(initial), "bool")
+        # The closed form for a running mean of the losses, the running mean of that, and whether
+        # they have started: one variable, as each costs every step some microseconds.
+        self.closed_form = _replica_local_variable(
+            "closed_form", [starts, starts, [0.0] * len(starts)], self._loss_dtype
+        )
         self._is_given = np.array([start is not None for start in initial])
 
         self._task_of_entry = self._each_entry(range(len(self.tasks))).astype("int32")
         self._loss_weight = self._each_entry(self.loss_weights.values())
         self._scale = self._each_entry(likelihood.scale for likelihood in self.tasks.values())
         self._power = self._each_entry(likelihood.power for likelihood in self.tasks.values())
-        # 0 where a likelihood is to be summed element by element, as its σ does more than multiply
-        # the mean loss. As a factor of the exponent too, it keeps `0 · inf` out.
-        self._multiplies = self._each_entry(
-            likelihood.weights_loss for likelihood in self.tasks.values()
-        )
+        # A mean loss `L` counts as `factor · exp(-exponent · s) · L + half · s`: with 1, 0 and 0
+        # where σ does more than multiply it, and `L` is the mean negative log-likelihood already.
+        multiplies = self._each_entry(likelihood.weights_loss for likelihood in self.tasks.values())
+        self._factor = np.where(multiplies, self._scale, 1.0).astype(self._loss_dtype)
+        self._exponent = self._power * multiplies
+        self._half = 0.5 * multiplies
+        self._sums_elements = not multiplies.all()
         self._has_closed_form = self._each_entry(
             likelihood.has_closed_form for likelihood in self.tasks.values()
         ).astype(bool)
@@ -231,38 +234,38 @@ class UncertaintyWeighting(keras.layers.Layer):
         Returns:
             Scalar tensor, NaN if any of the tasks' losses is not finite.
         """
-        batches = self.observations(predictions, targets, sample_weight)
-        sums, totals = map(
-            _concatenate, zip(*(batch.loss_sums() for batch in batches.values()), strict=True)
+        batches = self._stacked_observations(predictions, targets, sample_weight)
+        sums, totals = (
+            self._in_task_order(batches, values)
+            for values in zip(*(batch.loss_sums() for batch in batches.values()), strict=True)
         )
         losses, weights = self._sum_by_task(sums), self._sum_by_task(totals)
 
         totals = sum_over_replicas(totals)
         if self._heteroscedastic:
-            sums = _concatenate(batch.scaled_loss_sum() for batch in batches.values())
+            scaled = [batch.scaled_loss_sum() for batch in batches.values()]
+            sums = self._in_task_order(batches, scaled)
         means = global_mean(sums, totals)
         log_variance = self._follow(means, training)
         if report:
             self._statistics.update_state(losses, weights, self._task_sigmas(log_variance))
 
-        precision = ops.exp(ops.multiply(-self._power * self._multiplies, log_variance))
-        negative_log_likelihoods = ops.multiply(
-            self._multiplies, ops.multiply(self._scale, precision) * means + 0.5 * log_variance
-        )
-        # A task's mean is over all its elements, whichever channel they are in.
-        task_totals = ops.take(self._sum_by_task(totals), self._task_of_entry)
-        shares = ops.multiply(self._loss_weight, ops.divide_no_nan(totals, task_totals))
+        if self._sums_elements:
+            sums = self._in_task_order(
+                batches,
+                [
+                    batch.loss_sums()[0]
+                    if batch.likelihood.weights_loss
+                    else batch.negative_log_likelihood_sum(self._of_tasks(log_variance, tasks))
+                    for tasks, batch in batches.items()
+                ],
+            )
+            means = global_mean(sums, totals)
+        weights = ops.multiply(self._factor, ops.exp(ops.multiply(-self._exponent, log_variance)))
+        negative_log_likelihoods = weights * means + ops.multiply(self._half, log_variance)
+        shares = ops.multiply(self._loss_weight, self._shares(totals))
         loss = ops.sum(shares * negative_log_likelihoods)
 
-        exact = [task for task, likelihood in self.tasks.items() if not likelihood.weights_loss]
-        if exact:
-            sums = _concatenate(
-                batches[task].negative_log_likelihood_sum(self._of_task(log_variance, task))
-                for task in exact
-            )
-            entries = np.flatnonzero(self._multiplies == 0)
-            means = global_mean(sums, ops.take(totals, entries))
-            loss += ops.sum(ops.take(shares, entries) * means)
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
         return loss + ops.where(ops.isfinite(loss), ops.zeros_like(loss), float("nan"))
 
@@ -289,6 +292,30 @@ class UncertaintyWeighting(keras.layers.Layer):
                     targets[task],
                     sample_weight[task],
                     self._loss_dtype,
+                )
+        return batches
+
+    def _stacked_observations(
+        self, predictions: Any, targets: Any, sample_weight: Any
+    ) -> dict[tuple[str, ...], Observations]:
+        """What a batch holds, tasks that may be computed together as one."""
+        predictions, targets, weights = self._named(predictions, targets, sample_weight)
+        stacks: dict[Any, list[str]] = {}
+        for task, likelihood in self.tasks.items():
+            with naming_task(task):
+                targets[task] = likelihood.align(targets[task], predictions[task])
+                kind = stackable(likelihood, predictions[task], targets[task], weights[task])
+            stacks.setdefault(kind or task, []).append(task)
+        batches = {}
+        for tasks in stacks.values():
+            with naming_task(tasks[0]):
+                batches[tuple(tasks)] = Observations.of(
+                    self.tasks[tasks[0]],
+                    _stack([predictions[task] for task in tasks]),
+                    _stack([targets[task] for task in tasks]),
+                    _stack([weights[task] for task in tasks]),
+                    self._loss_dtype,
+                    stacked=len(tasks) > 1,
                 )
         return batches
 
@@ -348,15 +375,12 @@ class UncertaintyWeighting(keras.layers.Layer):
                 each channel; NaN where it is to stay as it is.
         """
         values = np.concatenate([np.ravel(log_variances[task]) for task in self.tasks])
-        given = ~np.isnan(values)
         for variable, new in (
             (self.initial_log_variance, values),
-            (self.running, values),
-            (self.lagging, values),
-            (self.log_variance, 0.0),
-            (self.started, True),
+            (self.closed_form, [values, values, np.ones_like(values)]),
+            (self.log_variance, np.zeros_like(values)),
         ):
-            variable.assign(np.where(given, new, variable.numpy()))
+            variable.assign(np.where(np.isnan(values), variable.numpy(), new))
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for saving."""
@@ -392,9 +416,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         log_variance = self._trained_log_variance()
         if not self._has_closed_form.any():
             return log_variance
-        running, lagging = map(ops.convert_to_tensor, (self.running, self.lagging))
-        followed = self._near_closed_form(log_variance, running, lagging)
-        return ops.where(self._has_closed_form, followed, log_variance)
+        running, lagging, _ = ops.unstack(ops.convert_to_tensor(self.closed_form))
+        near = self._near_closed_form(log_variance, running, lagging)
+        return ops.where(self._has_closed_form, near, log_variance)
 
     def _trained_log_variance(self) -> Tensor:
         """The value of `initial + STEP_SCALE · weight`, but a smaller gradient.
@@ -429,35 +453,33 @@ class UncertaintyWeighting(keras.layers.Layer):
         if not (training and self.trainable and self._has_closed_form.any()):
             return self._current_log_variance()
         log_variance = self._trained_log_variance()
-        started = ops.convert_to_tensor(self.started)
+        running, lagging, started = ops.unstack(ops.convert_to_tensor(self.closed_form))
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
         has_error = ops.logical_and(ops.greater(means, 0), ops.isfinite(means))
         follows = ops.logical_and(self._has_closed_form, has_error)
-        starts = ops.logical_and(follows, ops.logical_not(started))
+        starts = ops.logical_and(follows, ops.equal(started, 0))
 
-        mean = ops.where(has_error, ops.stop_gradient(means), 1.0)
-        optimum = closed_form_optimum(mean, self._scale, self._power)
-        running, lagging = map(ops.convert_to_tensor, (self.running, self.lagging))
+        means = ops.where(has_error, ops.stop_gradient(means), 1.0)
+        optimum = closed_form_optimum(means, self._scale, self._power)
         start = ops.where(self._is_given, log_variance, optimum)
-        mean = ops.where(starts, start, self._running_mean(running, optimum))
-        mean_of_means = ops.where(starts, start, lagging + RUNNING_RATE * (mean - lagging))
-        running = ops.where(follows, mean, running)
-        lagging = ops.where(follows, mean_of_means, lagging)
-        followed = self._near_closed_form(log_variance, running, lagging)
+        next_running = ops.where(starts, start, self._running_mean(running, optimum))
+        next_lagging = ops.where(starts, start, lagging + RUNNING_RATE * (next_running - lagging))
+        running = ops.where(follows, next_running, running)
+        lagging = ops.where(follows, next_lagging, lagging)
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
         at_optimum = follows
         if self.update == "trained":
-            at_optimum = ops.logical_and(starts, ops.logical_not(self._is_given))
-            followed = ops.where(at_optimum, running, followed)
+            at_optimum = ops.logical_and(starts, np.logical_not(self._is_given))
 
-        step = ops.clip(followed, -BOUND, BOUND) - log_variance
-        step = ops.stop_gradient(ops.where(self._has_closed_form, step, 0.0))
+        near = self._near_closed_form(
+            ops.where(at_optimum, running, log_variance), running, lagging
+        )
+        step = ops.stop_gradient(ops.where(self._has_closed_form, near - log_variance, 0.0))
         self.initial_log_variance.assign_add(step)
-        self.running.assign(running)
-        self.lagging.assign(lagging)
-        self.started.assign(ops.logical_or(started, has_error))
+        started = ops.where(follows, ops.ones_like(started), started)
+        self.closed_form.assign(ops.stop_gradient(ops.stack([running, lagging, started])))
         followed = log_variance + step
         return ops.where(at_optimum, ops.stop_gradient(followed), followed)
 
@@ -482,10 +504,38 @@ class UncertaintyWeighting(keras.layers.Layer):
             return values
         return ops.segment_sum(values, self._task_of_entry, num_segments=len(self.tasks))
 
+    def _shares(self, totals: Tensor) -> Tensor:
+        """What part of its task's elements each entry has: a mean is over all of its channels."""
+        of_tasks = totals
+        if len(self._task_of_entry) > len(self.tasks):
+            of_tasks = ops.take(self._sum_by_task(totals), self._task_of_entry)
+        return ops.divide_no_nan(totals, of_tasks)
+
     def _each_entry(self, values: Iterable[float]) -> np.ndarray:
         """The tasks' values, repeated for each log-variance of a task."""
         counts = [entries.stop - entries.start for entries in self._entries.values()]
         return np.repeat(np.array(list(values), self._loss_dtype), counts)
+
+    def _of_tasks(self, values: Any, tasks: tuple[str, ...]) -> Any:
+        """The values of one task, or of several that are stacked, along the first axis."""
+        if len(tasks) == 1:
+            return self._of_task(values, tasks[0])
+        entries = self._entries_of([tasks])
+        if self.tasks[tasks[0]].per_channel:
+            entries = entries.reshape(len(tasks), -1)
+        return ops.take(values, entries, axis=0)
+
+    def _entries_of(self, stacks: Iterable[tuple[str, ...]]) -> np.ndarray:
+        """Where the log-variances of stacked tasks are."""
+        indices = np.arange(len(self._task_of_entry), dtype="int32")
+        return np.concatenate([indices[self._entries[task]] for tasks in stacks for task in tasks])
+
+    def _in_task_order(self, stacks: Iterable[tuple[str, ...]], values: Iterable[Any]) -> Tensor:
+        """One vector of the values of all stacks, each where its log-variance is."""
+        order = np.argsort(self._entries_of(stacks)).astype("int32")
+        values = _concatenate(values)
+        is_sorted = np.array_equal(order, np.arange(len(order)))
+        return values if is_sorted else ops.take(values, order, axis=0)
 
     def _of_task(self, values: Any, task: str) -> Any:
         entries = self._entries[task]
@@ -588,7 +638,7 @@ def _replica_local_variable(name: str, values: list[Any], dtype: str) -> keras.V
     """A variable that all replicas set to the same value, none waiting for another."""
     return keras.Variable(
         lambda shape, dtype=None: ops.convert_to_tensor(values, dtype),
-        shape=(len(values),),
+        shape=np.shape(values),
         dtype=dtype,
         trainable=False,
         autocast=False,
@@ -596,6 +646,13 @@ def _replica_local_variable(name: str, values: list[Any], dtype: str) -> keras.V
         synchronization="on_read",
         name=name,
     )
+
+
+def _stack(tensors: list[Any]) -> Any:
+    """The tensors along a new first axis; one alone, which may be `None`, as it is."""
+    if len(tensors) == 1 or tensors[0] is None:
+        return tensors[0]
+    return ops.stack(tensors)
 
 
 def _concatenate(values: Iterable[Tensor]) -> Tensor:

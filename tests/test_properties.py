@@ -135,20 +135,30 @@ class Task:
 
 # Few sizes, since some backends compile each operation for each shape.
 axes = st.sampled_from([(1,), (4,), (5, 1), (4, 3), (2, 3, 2)])
-tasks = st.builds(
-    Task,
-    kind=st.sampled_from(Task.KINDS),
-    seed=st.integers(0, 2**32 - 1),
-    axes=axes,
-    per_channel=st.booleans(),
-    approximate=st.booleans(),
-    hide=st.sampled_from([0.0, 0.3, 1.0]),
-    weigh=st.sampled_from([None, "sample", "element"]),
-    dtype=st.sampled_from(["float16", "float32", "float64"]),
-    loss_weight=st.sampled_from([1.0, 0.0, 2.5]),
+seeds = st.integers(0, 2**32 - 1)
+kinds_of_task = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(Task.KINDS),
+        "axes": axes,
+        "per_channel": st.booleans(),
+        "approximate": st.booleans(),
+        "hide": st.sampled_from([0.0, 0.3, 1.0]),
+        "weigh": st.sampled_from([None, "sample", "element"]),
+        "dtype": st.sampled_from(["float16", "float32", "float64"]),
+        "loss_weight": st.sampled_from([1.0, 0.0, 2.5]),
+    }
 )
-task_sets = st.lists(tasks, min_size=1, max_size=4).map(
-    lambda tasks: {f"task_{index}": task for index, task in enumerate(tasks)}
+tasks = st.builds(lambda options, seed: Task(**options, seed=seed), kinds_of_task, seeds)
+# Some of one kind each, for those are computed together.
+task_sets = st.lists(
+    st.tuples(kinds_of_task, st.lists(seeds, min_size=1, max_size=3)), min_size=1, max_size=3
+).map(
+    lambda groups: {
+        f"task_{index}": Task(**options, seed=seed)
+        for index, (options, seed) in enumerate(
+            (options, seed) for options, seeds in groups for seed in seeds
+        )
+    }
 )
 
 

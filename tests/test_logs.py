@@ -1,0 +1,95 @@
+"""The one tensor that a step's numbers travel in: the same for everybody, and really one."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_uncertainty_mtl import Categorical, Gaussian, MultiTaskModel
+from keras_uncertainty_mtl import model as model_module
+
+
+def make_model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3,))
+    outputs = {"depth": keras.layers.Dense(1)(inputs), "classes": keras.layers.Dense(4)(inputs)}
+    return MultiTaskModel(inputs, outputs, {"depth": Gaussian(), "classes": Categorical()})
+
+
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(20, 3)), {
+        "depth": rng.normal(size=(20, 1)),
+        "classes": rng.integers(4, size=20),
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"run_eagerly": True}, {"steps_per_execution": 2}], ids=str
+)
+def test_history_evaluate_and_train_on_batch_are_as_without(monkeypatch, options):
+    x, y = data()
+    seen = []
+    for packed in (True, False):
+        if not packed:
+            monkeypatch.setattr(model_module, "as_one_tensor", lambda step, make: make(step))
+        model = make_model()
+        model.compile("adam", metrics={"classes": ["accuracy"]}, **options)
+        history = model.fit(
+            x, y, batch_size=8, epochs=2, shuffle=False, validation_data=(x, y), verbose=0
+        )
+        seen.append(
+            history.history
+            | model.evaluate(x, y, verbose=0, return_dict=True)
+            | {"list": model.train_on_batch(x, y)}
+        )
+    assert seen[0].keys() == seen[1].keys()
+    assert {"loss", "depth_sigma", "classes_accuracy", "val_depth_loss"} < seen[0].keys()
+    for name, values in seen[0].items():
+        np.testing.assert_allclose(values, seen[1][name], rtol=1e-6, err_msg=name)
+
+
+def test_callbacks_see_numbers_after_every_batch():
+    logs_of_batches = []
+    x, y = data()
+    model = make_model()
+    model.compile("adam")
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: logs_of_batches.append(dict(logs))
+    )
+    model.fit(x, y, batch_size=10, verbose=0, callbacks=[callback])
+    assert len(logs_of_batches) == 2
+    for logs in logs_of_batches:
+        assert set(logs) == {"loss", *(f"{t}_{v}" for t in y for v in ("loss", "sigma"))}
+        assert all(isinstance(value, float) for value in logs.values())
+
+
+def test_what_a_compiled_step_returns_is_one_tensor(monkeypatch):
+    """Fails when Keras no longer makes its functions by the private method that is overridden."""
+    returned = []
+    from_value = tf.experimental.Optional.from_value
+    monkeypatch.setattr(
+        tf.experimental.Optional,
+        "from_value",
+        lambda value: returned.append(value) or from_value(value),
+    )
+    x, y = data()
+    model = make_model()
+    model.compile("adam")
+    model.fit(x, y, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    assert [tuple(value.shape) for value in returned] == [(5,), (5,)]
+
+
+def test_a_train_step_of_ones_own_may_report_whatever_it_likes():
+    class Model(MultiTaskModel):
+        def train_step(self, data):
+            return super().train_step(data) | {"rows": tf.shape(data[0])[0], "pair": tf.ones(2)}
+
+    x, y = data()
+    source = make_model()
+    model = Model(source.input, source.output)
+    model.compile("adam")
+    history = model.fit(x, y, batch_size=20, verbose=0).history
+    assert history["rows"] == [20]
+    assert "depth_sigma" in history
