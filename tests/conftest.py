@@ -23,6 +23,7 @@ TENSORFLOW_ONLY = {
     "tests/benchmarks": "the benchmarks are for TensorFlow",
     "tests/scenes": "the example is for TensorFlow",
     "tests/test_quickstart.py": "the example is for TensorFlow",
+    "tests/test_compilation.py": "XLA by way of a tf.function",
     "tests/test_logs.py": "other backends have no such step",
     "tests/test_serving.py": "what is served is a SavedModel from TensorFlow",
     "tests/test_plotting.py": "draws NumPy arrays",
