@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -107,10 +108,12 @@ class MultiTaskModel(keras.Model):
         _exclude_from_weight_decay(self.optimizer, self.weighting.log_variance)
         return super().make_train_function(force)
 
-    def _make_function(self, step_function: Any) -> Any:
-        # Private to Keras's TensorFlow backend, and there is no public way: without it, all is the
-        # same but slower.
-        return as_one_tensor(step_function, super()._make_function)
+    def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
+        # Private to Keras, and there is no public way: without it, all is the same but slower.
+        make_function = partial(super()._make_function, *args, **kwargs)
+        if keras.backend.backend() != "tensorflow":
+            return make_function(step_function)
+        return as_one_tensor(step_function, make_function)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
