@@ -416,7 +416,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         log_variance = self._trained_log_variance()
         if not self._has_closed_form.any():
             return log_variance
-        running, lagging, _ = ops.unstack(ops.convert_to_tensor(self.closed_form))
+        running, lagging, _ = ops.unstack(_snapshot(self.closed_form))
         near = self._near_closed_form(log_variance, running, lagging)
         return ops.where(self._has_closed_form, near, log_variance)
 
@@ -436,7 +436,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         damped = weight * (DESCENT_SCALE / STEP_SCALE)
         step = damped + ops.stop_gradient(STEP_SCALE * weight - damped)
         return ops.custom_gradient(_bounded)(
-            ops.convert_to_tensor(self.initial_log_variance) + step
+            _snapshot(self.initial_log_variance) + step
         )
 
     def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
@@ -453,7 +453,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         if not (training and self.trainable and self._has_closed_form.any()):
             return self._current_log_variance()
         log_variance = self._trained_log_variance()
-        running, lagging, started = ops.unstack(ops.convert_to_tensor(self.closed_form))
+        running, lagging, started = ops.unstack(_snapshot(self.closed_form))
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
         has_error = ops.logical_and(ops.greater(means, 0), ops.isfinite(means))
@@ -653,6 +653,18 @@ def _stack(tensors: list[Any]) -> Any:
     if len(tensors) == 1 or tensors[0] is None:
         return tensors[0]
     return ops.stack(tensors)
+
+
+def _snapshot(variable: Any) -> Tensor:
+    """A variable's value, which stays when something else is assigned to it."""
+    value = ops.convert_to_tensor(variable)
+    if keras.backend.backend() != "torch":
+        return value
+    import torch
+
+    # Compiled, a backward pass computes again what it can from its inputs, so from the variable,
+    # by then another: the copy must be made where the compiler does not see that it is one.
+    return torch.compiler.disable(torch.clone)(value)
 
 
 def _concatenate(values: Iterable[Tensor]) -> Tensor:

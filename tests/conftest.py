@@ -81,7 +81,6 @@ NOT_ON_JAX = {
 NOT_ON_PYTORCH = {
     "test_fifty_tasks_in_a_list": "exports, which PyTorch cannot do from dicts and lists",
     "test_a_process_without_keras_and_the_package_serves_it": "exports, which PyTorch cannot do",
-    "jit_compile": "torch.compile refuses: the layer assigns what its gradient is computed from",
     "steps_per_execution": "Keras takes no `steps_per_execution` on PyTorch",
 }
 
