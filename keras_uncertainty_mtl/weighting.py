@@ -435,9 +435,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         weight = ops.convert_to_tensor(self.log_variance)
         damped = weight * (DESCENT_SCALE / STEP_SCALE)
         step = damped + ops.stop_gradient(STEP_SCALE * weight - damped)
-        return ops.custom_gradient(_bounded)(
-            _snapshot(self.initial_log_variance) + step
-        )
+        return ops.custom_gradient(_bounded)(_snapshot(self.initial_log_variance) + step)
 
     def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
         """The nearest to log-variances that is no further from the closed form than it may be."""
