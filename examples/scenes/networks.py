@@ -14,6 +14,8 @@ STRIDE = 8
 # By how much a stage has reduced height and width: its filters in encoder and decoders.
 TINY_STAGE_FILTERS = {2: (16, 16), 4: (32, 24)}
 TINY_FILTERS = 80
+# What these counts are multiplied with.
+WIDTHS = {"tiny": 1, "wide": 2}
 TINY_DILATIONS = (1, 2, 4, 8, 1)
 
 RESNET_101_BLOCKS = [3, 4, 23, 3]
@@ -29,8 +31,8 @@ def build_network(kind: str, image_shape: tuple[int, int, int], num_classes: int
 
     Args:
         kind: `"tiny"`: strided and dilated convolutions, and decoders that see the encoder's finer
-            features. `"paper"`: a dilated ResNet-101 with atrous spatial pyramid pooling, for which
-            KerasHub is needed.
+            features. `"wide"`: the same with twice the filters. `"paper"`: a dilated ResNet-101
+            with atrous spatial pyramid pooling, for which KerasHub is needed.
         image_shape: Height, width and channels; height and width are multiples of 8.
         num_classes: How many classes there are.
 
@@ -53,8 +55,8 @@ def build_network(kind: str, image_shape: tuple[int, int, int], num_classes: int
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
         - [Chen et al., 2017](https://arxiv.org/abs/1706.05587), for `"paper"`
     """
-    if kind not in ("tiny", "paper"):
-        raise ValueError(f'`kind` must be "tiny" or "paper". Received: kind={kind!r}')
+    if kind not in (*WIDTHS, "paper"):
+        raise ValueError(f'`kind` must be "tiny", "wide" or "paper". Received: kind={kind!r}')
     if any(size % STRIDE for size in image_shape[:2]):
         raise ValueError(
             f"`image_shape` must have a height and a width that are multiples of {STRIDE}. "
@@ -63,10 +65,12 @@ def build_network(kind: str, image_shape: tuple[int, int, int], num_classes: int
     image = keras.Input(image_shape, name="image")
     scaled = layers.Rescaling(1.0 / 127.5, offset=-1.0)(image)
     channels = {"classes": num_classes, "instances": 2, "inverse_depth": 1}
-    if kind == "tiny":
-        features, skips = _tiny_encoder(scaled)
+    if kind in WIDTHS:
+        width = WIDTHS[kind]
+        features, skips = _tiny_encoder(scaled, width)
         outputs = {
-            task: _tiny_decoder(features, skips, count, task) for task, count in channels.items()
+            task: _tiny_decoder(features, skips, count, task, width)
+            for task, count in channels.items()
         }
     else:
         features = _paper_encoder(scaled)
@@ -74,27 +78,29 @@ def build_network(kind: str, image_shape: tuple[int, int, int], num_classes: int
     return keras.Model(image, outputs, name=kind)
 
 
-def _tiny_encoder(image: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+def _tiny_encoder(image: Tensor, width: int) -> tuple[Tensor, dict[int, Tensor]]:
     """Features at an eighth of the image's size, and those at a half and a quarter."""
     skips = {}
     x = image
     for stride, (filters, _) in TINY_STAGE_FILTERS.items():
-        x = _convolution(x, filters, strides=2)
-        x = _convolution(x, filters)
+        x = _convolution(x, width * filters, strides=2)
+        x = _convolution(x, width * filters)
         skips[stride] = x
-    x = _convolution(x, TINY_FILTERS, strides=2)
+    x = _convolution(x, width * TINY_FILTERS, strides=2)
     for dilation in TINY_DILATIONS:
-        x = layers.Add()([x, _convolution(x, TINY_FILTERS, dilation_rate=dilation)])
+        x = layers.Add()([x, _convolution(x, width * TINY_FILTERS, dilation_rate=dilation)])
     return x, skips
 
 
-def _tiny_decoder(x: Tensor, skips: dict[int, Tensor], channels: int, task: str) -> Tensor:
+def _tiny_decoder(
+    x: Tensor, skips: dict[int, Tensor], channels: int, task: str, width: int
+) -> Tensor:
     for stride in sorted(skips, reverse=True):
         _, filters = TINY_STAGE_FILTERS[stride]
-        x = _convolution(x, filters, kernel_size=1)
+        x = _convolution(x, width * filters, kernel_size=1)
         x = layers.UpSampling2D(2, interpolation="bilinear")(x)
         x = layers.Concatenate()([x, skips[stride]])
-        x = _convolution(x, filters)
+        x = _convolution(x, width * filters)
     x = layers.Conv2D(channels, 1)(x)
     return layers.UpSampling2D(2, interpolation="bilinear", name=task)(x)
 

@@ -61,6 +61,17 @@ def test_tiny_has_a_prediction_for_each_pixel(shape):
     assert network.count_params() < 1e6
 
 
+def test_wide_is_tiny_with_twice_the_filters():
+    def convolutions(kind):
+        layers = build_network(kind, (16, 32, 3), NUM_CLASSES).layers
+        return [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]
+
+    for tiny, wide in zip(convolutions("tiny"), convolutions("wide"), strict=True):
+        is_output = tiny.use_bias
+        assert wide.filters == tiny.filters * (1 if is_output else 2)
+        assert (wide.kernel_size, wide.strides) == (tiny.kernel_size, tiny.strides)
+
+
 def test_paper_takes_a_training_step_and_exports(paper, tmp_path):
     images, targets = batch(16, 32)
     before = [value.copy() for value in paper.get_weights()]
