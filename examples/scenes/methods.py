@@ -1,4 +1,4 @@
-"""What `compare` compares: the paper's Table 1, its Figure 2, and the starts of σ, as runs."""
+"""What `compare` compares, as runs: Table 1, Figure 2, starts of σ, what may hold classes back."""
 
 from __future__ import annotations
 
@@ -22,22 +22,28 @@ class Method:
         weights: The fixed weight of the raw loss of each of them. `None`: learnt from uncertainty.
         initial_log_variance: What all their `s = log σ²` start from. `None`: where each does so by
             itself.
+        variations: What else is not as it is by default: `"approximate"`, the classification
+            likelihood of Eq. 10; `"closed_form"`, log-variances that nothing has to train, see
+            `UncertaintyWeighting`; `"wide"`, the network with twice the filters; `"units"`, see
+            `to_units`.
     """
 
     tasks: tuple[str, ...]
     weights: tuple[float, ...] | None = None
     initial_log_variance: float | None = None
+    variations: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What it is called in the CSV file."""
         if self.weights is not None:
             pairs = zip(self.weights, self.tasks, strict=True)
-            return "fixed: " + ", ".join(f"{weight:.4g} {task}" for weight, task in pairs)
-        name = "uncertainty: " + ", ".join(self.tasks)
-        if self.initial_log_variance is None:
-            return name
-        return f"{name}, from {self.initial_log_variance:g}"
+            name = "fixed: " + ", ".join(f"{weight:.4g} {task}" for weight, task in pairs)
+        else:
+            name = "uncertainty: " + ", ".join(self.tasks)
+        if self.initial_log_variance is not None:
+            name += f", from {self.initial_log_variance:g}"
+        return "; ".join([name, *self.variations])
 
 
 @dataclass(frozen=True)
@@ -70,3 +76,19 @@ STARTS = [Method(TASKS, initial_log_variance=float(start)) for start in range(-2
 METHODS = [ALL, EQUAL, *SINGLE, *PAIRS, *(one for one in GRID if one != EQUAL), *LINE]
 RUNS = [Run(method, seed) for seed in SEEDS for method in METHODS]
 RUNS += [Run(method, SEEDS[0]) for method in STARTS]
+
+# What might hold classes back, one thing at a time.
+APPROXIMATE = Method(TASKS, variations=("approximate",))
+CLOSED_FORM = Method(TASKS, variations=("closed_form",))
+# Of the starts, the best at classes on the validation images.
+BEST_START = Method(TASKS, initial_log_variance=2.0)
+OTHER_UNITS = Method(TASKS, variations=("units",))
+WIDE = Method(TASKS, variations=("wide",))
+WIDE_SINGLE = [Method((task,), (1.0,), variations=("wide",)) for task in TASKS]
+
+RUNS += [Run(method, seed) for method in (APPROXIMATE, CLOSED_FORM) for seed in SEEDS]
+RUNS += [Run(BEST_START, seed) for seed in SEEDS[1:]]
+RUNS += [Run(method, seed) for seed in SEEDS for method in (WIDE_SINGLE[0], WIDE)]
+RUNS += [Run(OTHER_UNITS, seed) for seed in SEEDS]
+# Two seeds do for these, which sharing a network beats by more than three times the spread.
+RUNS += [Run(method, seed) for seed in SEEDS[:2] for method in WIDE_SINGLE[1:]]

@@ -15,16 +15,22 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from examples.scenes.methods import (
     ALL,
+    APPROXIMATE,
+    BEST_START,
+    CLOSED_FORM,
     DEPTH_WEIGHTS,
     EQUAL,
     GRID,
     INSTANCE_WEIGHTS,
     LINE,
     LINE_TASKS,
+    OTHER_UNITS,
     PAIRS,
     SINGLE,
     STARTS,
     TASKS,
+    WIDE,
+    WIDE_SINGLE,
     Method,
 )
 from examples.scenes.metrics import METRIC_NAMES
@@ -94,8 +100,8 @@ class Results:
 def format_report(results: Results) -> str:
     """The tables and what they show, as Markdown."""
     best = results.best_fixed()
-    main = [(f"{_name(task)} alone", method) for task, method in zip(TASKS, SINGLE, strict=True)]
-    main += [("equal weights", EQUAL), (f"best of {len(GRID)} fixed weightings", best)]
+    alone = [(f"{_name(task)} alone", method) for task, method in zip(TASKS, SINGLE, strict=True)]
+    main = [*alone, ("equal weights", EQUAL), (f"best of {len(GRID)} fixed weightings", best)]
     main += [("uncertainty", method) for method in (*PAIRS, ALL)]
     _, instances, inverse_depth = best.weights or ()
     inside = instances in INSTANCE_WEIGHTS[1:-1] and inverse_depth in DEPTH_WEIGHTS[1:-1]
@@ -106,6 +112,19 @@ def format_report(results: Results) -> str:
     }
     ends = "; ".join(f"{_name(task)} {min(s):.3g} to {max(s):.3g}" for task, s in last.items())
     starts = [start.initial_log_variance for start in STARTS]
+    varied = [
+        *alone,
+        ("uncertainty", ALL),
+        ("approximate likelihood of classes", APPROXIMATE),
+        ("closed form of σ for regression", CLOSED_FORM),
+        (f"from log σ² = {BEST_START.initial_log_variance:g}", BEST_START),
+        ("other units", OTHER_UNITS),
+        *(
+            (f"{label}, twice the filters", wide)
+            for (label, _), wide in zip(alone, WIDE_SINGLE, strict=True)
+        ),
+        ("uncertainty, twice the filters", WIDE),
+    ]
     return "\n".join(
         [
             _format_table(main, results),
@@ -122,13 +141,24 @@ def format_report(results: Results) -> str:
             "",
             _format_table([("fixed", method) for method in GRID], results),
             "",
+            "What might hold classes back, on the test images (two seeds of the networks with "
+            "twice the filters for instances alone and inverse depth alone):",
+            "",
+            _format_table(varied, results),
+            "",
+            "The same on the validation images:",
+            "",
+            _format_table(varied, results, "validation"),
+            "",
             _format_settings(results),
             "",
         ]
     )
 
 
-def _format_table(methods: Sequence[tuple[str, Method]], results: Results) -> str:
+def _format_table(
+    methods: Sequence[tuple[str, Method]], results: Results, split: str = "test"
+) -> str:
     """A row for each method: its weights, and mean ± standard deviation of its metrics."""
     header = ["", *map(_name, TASKS), *METRIC_NAMES.values()]
     lines = [header, ["---", *[":-:"] * len(TASKS), *["--:"] * len(TASKS)]]
@@ -140,7 +170,7 @@ def _format_table(methods: Sequence[tuple[str, Method]], results: Results) -> st
         line = [label, *(weight_of.get(task, "") for task in TASKS)]
         for task in TASKS:
             if task in method.tasks:
-                values = results.values(method, task)
+                values = results.values(method, task, split)
                 digits = 1 if task == "classes" else 3
                 line.append(f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}")
             else:
@@ -153,7 +183,7 @@ def _format_settings(results: Results) -> str:
     row = results.rows[0]
     hours = sum(float(row["seconds"]) for row in results.rows) / 3600
     return (
-        "Test metrics of `python -m examples.scenes.compare`, mean ± standard deviation over "
+        "Metrics of `python -m examples.scenes.compare`, mean ± standard deviation over "
         f"{len(results.runs(ALL))} seeds. "
         f"{row['dataset']}: {row['train_images']} training, {row['validation_images']} validation, "
         f"{row['test_images']} test images; {row['epochs']} epochs; {len(results.rows)} runs, "

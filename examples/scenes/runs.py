@@ -15,6 +15,7 @@ import keras_uncertainty_mtl
 from examples.scenes import data
 from examples.scenes.methods import TASKS, Run
 from examples.scenes.training import SigmaTrace, evaluate, fit, seeded_network, uncertainty_model
+from examples.scenes.units import from_units, to_units
 
 # Few images for the size of the network, as in the paper: where a network for one task learns them
 # by heart, sharing it helps. The best of the fixed weightings is chosen by images that are neither
@@ -48,17 +49,23 @@ def carry_out(run: Run, settings: Settings) -> Row:
 
     Returns:
         The row of the CSV file: metrics on validation and test images, in `sigma_{task}` the values
-        of a `SigmaTrace`, and what the result may depend on. Cells of tasks without it are empty.
+        of a `SigmaTrace` in the units that were trained in, and what the result may depend on.
+        Cells of tasks without it are empty.
     """
     _use_one_core()
     start = time.perf_counter()
     scenes, (train, validation, test) = _load_once(settings.dataset, settings.data_dir)
     method, trace = run.method, SigmaTrace()
-    network = seeded_network("tiny", scenes, run.seed)
+    in_other_units = "units" in method.variations
+    network = seeded_network("wide" if "wide" in method.variations else "tiny", scenes, run.seed)
     if method.weights is None:
         s = method.initial_log_variance
         model = uncertainty_model(
-            network, method.tasks, initial_sigma=None if s is None else math.exp(s / 2)
+            network,
+            method.tasks,
+            initial_sigma=None if s is None else math.exp(s / 2),
+            approximate="approximate" in method.variations,
+            update="closed_form" if "closed_form" in method.variations else "trained",
         )
         loss_weights = None
     else:
@@ -67,7 +74,7 @@ def carry_out(run: Run, settings: Settings) -> Row:
         loss_weights = dict(zip(method.tasks, method.weights, strict=True))
     fit(
         model,
-        train,
+        train.map(to_units) if in_other_units else train,
         epochs=settings.epochs,
         batch_size=BATCH_SIZE,
         seed=run.seed,
@@ -75,6 +82,8 @@ def carry_out(run: Run, settings: Settings) -> Row:
         callbacks=[trace],
         verbose=0,
     )
+    if in_other_units:
+        model = from_units(model)
     measured = {
         "validation": evaluate(model, validation, len(scenes.class_names)),
         "test": evaluate(model, test, len(scenes.class_names)),

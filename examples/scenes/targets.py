@@ -15,7 +15,9 @@ Tensor = Any
 NAN = float("nan")
 
 
-def scene_tasks(initial_sigma: float | None = None) -> dict[str, Likelihood]:
+def scene_tasks(
+    initial_sigma: float | None = None, approximate: bool = False
+) -> dict[str, Likelihood]:
     """The likelihoods of the three tasks.
 
     As in the paper: cross-entropy on pixels that have a label, L1 on pixels that belong to an
@@ -23,12 +25,16 @@ def scene_tasks(initial_sigma: float | None = None) -> dict[str, Likelihood]:
 
     Args:
         initial_sigma: The σ that all of them start from. `None`: where each does so by itself.
+        approximate: Whether that of classes is the paper's Eq. 10, in place of the softmax at a
+            temperature, Eq. 8.
 
     Returns:
         Dict from task to likelihood.
     """
     return {
-        "classes": Categorical(missing=UNLABELLED, initial_sigma=initial_sigma),
+        "classes": Categorical(
+            approximate=approximate, missing=UNLABELLED, initial_sigma=initial_sigma
+        ),
         "instances": Laplace(missing=NAN, initial_sigma=initial_sigma),
         "inverse_depth": Laplace(missing=NAN, initial_sigma=initial_sigma),
     }

@@ -11,7 +11,7 @@ from examples.scenes.data import Scenes
 from examples.scenes.metrics import scene_metrics
 from examples.scenes.networks import build_network
 from examples.scenes.targets import scene_losses, scene_tasks
-from keras_uncertainty_mtl import MultiTaskModel
+from keras_uncertainty_mtl import MultiTaskModel, UncertaintyWeighting
 
 LEARNING_RATE = 2e-3
 # How many images are predicted at a time: 500, as there are to test with, are a multiple of it.
@@ -39,7 +39,11 @@ def seeded_network(kind: str, scenes: Scenes, seed: int) -> keras.Model:
 
 
 def uncertainty_model(
-    network: keras.Model, tasks: Sequence[str], initial_sigma: float | None = None
+    network: keras.Model,
+    tasks: Sequence[str],
+    initial_sigma: float | None = None,
+    approximate: bool = False,
+    update: str = "trained",
 ) -> MultiTaskModel:
     """A model that learns how much each of its tasks counts.
 
@@ -47,15 +51,17 @@ def uncertainty_model(
         network: The network for all tasks.
         tasks: Names of those to train.
         initial_sigma: See `scene_tasks`.
+        approximate: See `scene_tasks`.
+        update: See `UncertaintyWeighting`.
 
     Returns:
         A model that is not compiled yet.
     """
-    likelihoods = scene_tasks(initial_sigma)
+    likelihoods = scene_tasks(initial_sigma, approximate)
     return MultiTaskModel(
         network.input,
         {task: network.output[task] for task in tasks},
-        {task: likelihoods[task] for task in tasks},
+        UncertaintyWeighting({task: likelihoods[task] for task in tasks}, update=update),
     )
 
 

@@ -6,15 +6,17 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 
-from examples.scenes import compare, methods, report
+from examples.scenes import compare, data, methods, networks, report, runs
 
 ROOT = Path(__file__).parents[2]
 TASKS = ["classes", "instances", "inverse_depth"]
+ALL = "uncertainty: classes, instances, inverse_depth"
 TIME_LIMIT = 300
 
 
@@ -28,7 +30,8 @@ def made_up_row(run, rng):
     row = {"method": run.method.name, "seed": str(run.seed)}
     for split, task in itertools.product(("validation", "test"), TASKS):
         known = task in run.method.tasks
-        row[f"{split}_{task}"] = f"{rng.uniform(0.3, 0.7):.5f}" if known else ""
+        # In full, since the mean of rounded numbers may be halfway between two of the table's.
+        row[f"{split}_{task}"] = str(rng.uniform(0.3, 0.7)) if known else ""
     for task in TASKS:
         learnt = run.method.weights is None and task in run.method.tasks
         row[f"sigma_{task}"] = "1.5 0.9 0.7" if learnt else ""
@@ -74,23 +77,35 @@ def test_runs_are_those_that_the_comparison_needs():
     assert len(methods.LINE) >= 9
     for method in methods.LINE:
         assert sum(method.weights) == pytest.approx(1)
+    varied = {run.method for run in methods.RUNS if run.method.variations}
+    assert {variation for method in varied for variation in method.variations} == {
+        "approximate",
+        "closed_form",
+        "wide",
+        "units",
+    }
+    assert all(seeds[method] >= 2 for method in methods.WIDE_SINGLE)
+    assert all(
+        seeds[method] == 3 for method in {methods.BEST_START, *varied} - {*methods.WIDE_SINGLE[1:]}
+    )
 
 
 def test_table_has_the_means_and_deviations_of_the_rows():
     rows = made_up_rows()
     frame = pd.DataFrame(rows).replace("", None)
-    frame = frame.astype({f"test_{task}": float for task in TASKS})
-    groups = frame.groupby("method")[[f"test_{task}" for task in TASKS]]
+    columns = [f"{split}_{task}" for split in ("validation", "test") for task in TASKS]
+    groups = frame.astype(dict.fromkeys(columns, float)).groupby("method")[columns]
     means, deviations = groups.mean(), groups.std()
 
-    def expected(name, task):
+    def expected(name, task, split="test"):
         factor, digits = (100, 1) if task == "classes" else (1, 3)
-        mean, deviation = means.loc[name, f"test_{task}"], deviations.loc[name, f"test_{task}"]
+        column = f"{split}_{task}"
+        mean, deviation = means.loc[name, column], deviations.loc[name, column]
         return (
             "" if pd.isna(mean) else f"{factor * mean:.{digits}f} ± {factor * deviation:.{digits}f}"
         )
 
-    main, fixed = tables(report.format_report(report.Results(rows)))
+    main, fixed, *varied = tables(report.format_report(report.Results(rows)))
     assert len(main) == 2 + 3 + 2 + 4
     for row in main[2:] + fixed[2:]:
         weights = dict(zip(TASKS, row[1:4], strict=True))
@@ -102,6 +117,22 @@ def test_table_has_the_means_and_deviations_of_the_rows():
             )
         assert row[4:] == [expected(name, task) for task in TASKS]
     assert len(fixed) == 2 + len(methods.GRID)
+    names = {
+        "uncertainty": ALL,
+        "approximate likelihood of classes": f"{ALL}; approximate",
+        "closed form of σ for regression": f"{ALL}; closed_form",
+        "from log σ² = 2": f"{ALL}, from 2",
+        "other units": f"{ALL}; units",
+        "uncertainty, twice the filters": f"{ALL}; wide",
+    }
+    for task in TASKS:
+        label = f"{task.replace('_', ' ')} alone"
+        names[label] = f"fixed: 1 {task}"
+        names[f"{label}, twice the filters"] = f"fixed: 1 {task}; wide"
+    for table, split in zip(varied, ("test", "validation"), strict=True):
+        assert {row[0]: row[4:] for row in table[2:]} == {
+            label: [expected(name, task, split) for task in TASKS] for label, name in names.items()
+        }
 
 
 def test_best_fixed_weighting_is_chosen_by_validation_images():
@@ -237,6 +268,74 @@ def test_report_of_an_unfinished_comparison_is_refused(monkeypatch, tmp_path):
     compare.write_rows(rows, tmp_path / "runs.csv")
     main(monkeypatch, *options)
     assert (tmp_path / "table.md").read_text() == report.format_report(report.Results(rows))
+
+
+@pytest.fixture
+def carried_out(monkeypatch, data_dir):
+    """Carries a run out with a network that is not trained, but set to answer ½ to all it sees.
+
+    Returns its row, and the model and the examples that would have been trained.
+    """
+    given = []
+
+    def answer_one_half(model, examples, **_):
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Conv2D) and layer.use_bias:  # a decoder's last
+                kernel, bias = layer.get_weights()
+                layer.set_weights([0.0 * kernel, 0.0 * bias + 0.5])
+        given[:] = [model, examples]
+
+    monkeypatch.setattr(runs, "fit", answer_one_half)
+    monkeypatch.setattr(runs, "_use_one_core", lambda: None)  # TensorFlow has begun already
+    settings = runs.Settings("streets/few", str(data_dir), epochs=1)
+    return lambda method: (runs.carry_out(methods.Run(method, 0), settings), *given)
+
+
+@pytest.mark.parametrize(
+    ("method", "approximate", "update"),
+    [
+        (methods.ALL, False, "trained"),
+        (methods.APPROXIMATE, True, "trained"),
+        (methods.CLOSED_FORM, False, "closed_form"),
+    ],
+)
+def test_variations_of_the_weighting_are_what_they_are_called(
+    carried_out, method, approximate, update
+):
+    _, model, _ = carried_out(method)
+    assert model.weighting.tasks["classes"].approximate is approximate
+    assert model.weighting.update == update
+
+
+@pytest.mark.parametrize("method", [methods.WIDE, *methods.WIDE_SINGLE])
+def test_wide_network_is_wide(carried_out, method):
+    _, model, _ = carried_out(method)
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert max(layer.filters for layer in layers) == 2 * networks.TINY_FILTERS
+
+
+@pytest.mark.parametrize(
+    ("method", "units"),
+    [
+        (methods.ALL, {"instances": 1.0, "inverse_depth": 1.0}),
+        (methods.OTHER_UNITS, {"instances": 0.1, "inverse_depth": 10.0}),
+    ],
+)
+def test_other_units_are_trained_in_and_pixels_are_measured(carried_out, data_dir, method, units):
+    row, _, examples = carried_out(method)
+    splits = data.load("streets/few", list(runs.SPLITS.values()), data_dir).splits()
+    in_pixels = dict(zip(runs.SPLITS, splits, strict=True))
+
+    def all_of(examples, task):
+        return np.stack([targets[task] for _, targets in examples.as_numpy_iterator()])
+
+    for task, unit in units.items():
+        np.testing.assert_allclose(
+            all_of(examples, task), unit * all_of(in_pixels["train"], task), rtol=1e-6
+        )
+        for split in ("validation", "test"):
+            error = np.nanmean(np.abs(all_of(in_pixels[split], task) - 0.5 / unit))
+            assert float(row[f"{split}_{task}"]) == pytest.approx(error, rel=1e-4)
 
 
 def test_runs_are_trained_and_measured(data_dir, tmp_path):
