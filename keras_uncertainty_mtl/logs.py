@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
 
 Logs = Any
@@ -26,30 +25,32 @@ def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
     Returns:
         What `make_function(step)` would be, as far as a caller can see.
     """
-    names: list[str] = []
+    # The key of a packed dict says what is in it, whichever of several graphs it comes out of.
+    names_of: dict[str, list[str]] = {}
 
-    def packed_step(data: Any) -> Any:
+    def packed_step(data: Any) -> Logs:
         logs = step(data)
-        names.clear()
         if not _are_scalars_of_one_dtype(logs):
             return logs
-        names.extend(logs)
-        return ops.stack(list(logs.values()))
+        names = list(logs)
+        names_of[repr(names)] = names
+        return {repr(names): ops.stack(list(logs.values()))}
 
     function = make_function(packed_step)
 
     def unpacking_function(data: Any) -> Logs:
         logs = function(data)
-        return dict(zip(names, ops.unstack(logs), strict=True)) if names else logs
+        key = next(iter(logs), None) if isinstance(logs, dict) else None
+        if key not in names_of:
+            return logs
+        return dict(zip(names_of[key], ops.unstack(logs[key]), strict=True))
 
     return unpacking_function
 
 
 def _are_scalars_of_one_dtype(logs: Logs) -> bool:
-    if not isinstance(logs, dict) or len(logs) < 2:
+    if not isinstance(logs, dict):
         return False
     values = logs.values()
-    return (
-        all(keras.ops.is_tensor(value) and value.shape == () for value in values)
-        and len({value.dtype for value in values}) == 1
-    )
+    are_scalars = all(ops.is_tensor(value) and value.shape == () for value in values)
+    return are_scalars and len({value.dtype for value in values}) == 1

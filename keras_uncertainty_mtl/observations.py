@@ -17,7 +17,7 @@ from keras_uncertainty_mtl.shapes import check_tensor, match_leading_axes
 
 Tensor = Any
 
-# Of one sample's predictions, up to which tasks are computed together.
+# How many predictions a sample may have at most for its task to be computed with others.
 STACKED_SIZE = 1024
 
 
@@ -131,12 +131,14 @@ def stackable(
     tensors = [predictions, targets]
     if sample_weight is not None:
         check_tensor(sample_weight, "`sample_weight`")
+        # In a stack its first axis is one that might be broadcast.
+        _matched_weight(sample_weight, targets, "`sample_weight`")
         tensors.append(sample_weight)
-    size = math.prod(axis or math.inf for axis in predictions.shape[1:])
     if (
         type(likelihood) not in (Gaussian, Laplace, Categorical, Bernoulli)
         or get_keras_mask(predictions) is not None
-        or size > STACKED_SIZE
+        or any(None in tensor.shape[1:] for tensor in tensors)
+        or math.prod(predictions.shape[1:]) > STACKED_SIZE
     ):
         return None
     shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]

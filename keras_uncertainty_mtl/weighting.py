@@ -235,10 +235,11 @@ class UncertaintyWeighting(keras.layers.Layer):
             Scalar tensor, NaN if any of the tasks' losses is not finite.
         """
         batches = self._stacked_observations(predictions, targets, sample_weight)
-        sums, totals = (
-            self._in_task_order(batches, values)
-            for values in zip(*(batch.loss_sums() for batch in batches.values()), strict=True)
+        loss_sums, weight_sums = zip(
+            *(batch.loss_sums() for batch in batches.values()), strict=True
         )
+        sums = self._in_task_order(batches, loss_sums)
+        totals = self._in_task_order(batches, weight_sums)
         losses, weights = self._sum_by_task(sums), self._sum_by_task(totals)
 
         totals = sum_over_replicas(totals)
@@ -254,15 +255,15 @@ class UncertaintyWeighting(keras.layers.Layer):
             sums = self._in_task_order(
                 batches,
                 [
-                    batch.loss_sums()[0]
+                    loss_sum
                     if batch.likelihood.weights_loss
                     else batch.negative_log_likelihood_sum(self._of_tasks(log_variance, tasks))
-                    for tasks, batch in batches.items()
+                    for (tasks, batch), loss_sum in zip(batches.items(), loss_sums, strict=True)
                 ],
             )
             means = global_mean(sums, totals)
-        weights = ops.multiply(self._factor, ops.exp(ops.multiply(-self._exponent, log_variance)))
-        negative_log_likelihoods = weights * means + ops.multiply(self._half, log_variance)
+        factors = ops.multiply(self._factor, ops.exp(ops.multiply(-self._exponent, log_variance)))
+        negative_log_likelihoods = factors * means + ops.multiply(self._half, log_variance)
         shares = ops.multiply(self._loss_weight, self._shares(totals))
         loss = ops.sum(shares * negative_log_likelihoods)
 

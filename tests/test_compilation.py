@@ -12,10 +12,13 @@ BATCH, STEPS, CHANNELS = 6, 5, 2
 
 LIKELIHOODS = {
     "gaussian": Gaussian(missing=NAN),
-    "twin": Gaussian(missing=NAN),
+    "gaussian twin": Gaussian(missing=NAN),
     "channels": Laplace(per_channel=True, missing=-999.0),
+    "channels' twin": Laplace(per_channel=True, missing=-999.0),
     "heteroscedastic": Laplace(heteroscedastic=True),
+    "heteroscedastic twin": Laplace(heteroscedastic=True),
     "exact": Categorical(missing=255),
+    "exact twin": Categorical(missing=255),
     "approximate": Categorical(approximate=True, missing=-1),
     "one-hot": Categorical(sparse=False),
     "bernoulli": Bernoulli(missing=-1),
@@ -28,8 +31,8 @@ def tokens_with_targets():
     numbers = rng.normal(size=(BATCH, STEPS, CHANNELS)).astype("float32")
     ids = rng.integers(CHANNELS, size=(BATCH, STEPS)).astype("int32")
     targets = {
-        "heteroscedastic": numbers[..., :1],
-        "exact": ids,
+        **dict.fromkeys(["heteroscedastic", "heteroscedastic twin"], numbers[..., :1]),
+        **dict.fromkeys(["exact", "exact twin"], ids),
         "approximate": ids,
         "one-hot": np.eye(CHANNELS, dtype="float32")[ids],
         "bernoulli": ids[..., None] * np.ones(CHANNELS, "int32"),
@@ -45,10 +48,12 @@ def is_on_the_host(operation):
     return "PyFunc" in operation.type or operation.type.startswith(("Host", "_Host"))
 
 
+# Predictions with a mask are computed task by task, and others as one tensor for twins.
+@pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("weigh", [None, "samples", "elements"])
-def test_a_step_compiles_whole_and_knows_every_shape(weigh):
+def test_a_step_compiles_whole_and_knows_every_shape(weigh, mask):
     inputs = keras.Input((STEPS,), dtype="int32")
-    hidden = keras.layers.Embedding(4, 8, mask_zero=True)(inputs)
+    hidden = keras.layers.Embedding(4, 8, mask_zero=mask)(inputs)
     outputs = {task: keras.layers.Dense(CHANNELS)(hidden) for task in LIKELIHOODS}
     model = MultiTaskModel(inputs, outputs, LIKELIHOODS)
     model.compile("adam")

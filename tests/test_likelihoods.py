@@ -1238,3 +1238,14 @@ def test_column_of_class_ids_is_aligned():
     ids, logits = CASES["categorical-tokens"].batch()
     loss = loss_of(weighting_of(Categorical()), ids[..., None], logits)
     np.testing.assert_allclose(loss, softmax_of_ids(ids, logits).mean(), rtol=1e-9)
+
+
+def test_a_loss_of_ones_own_is_what_the_exact_form_trains():
+    class Doubled(Categorical):
+        def loss(self, targets, predictions):
+            return 2 * super().loss(targets, predictions)
+
+    ids, logits = CASES["categorical"].batch()
+    expected = 2 * softmax_of_ids(ids, logits / 1.5).mean()
+    loss = loss_of(weighting_of(Doubled(initial_sigma=np.sqrt(1.5))), ids, logits)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)

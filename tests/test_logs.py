@@ -78,7 +78,7 @@ def test_what_a_compiled_step_returns_is_one_tensor(monkeypatch):
     model.compile("adam")
     model.fit(x, y, verbose=0)
     model.evaluate(x, y, verbose=0)
-    assert [tuple(value.shape) for value in returned] == [(5,), (5,)]
+    assert [[tuple(v.shape) for v in logs.values()] for logs in returned] == [[(5,)], [(5,)]]
 
 
 def test_a_train_step_of_ones_own_may_report_whatever_it_likes():
@@ -93,3 +93,24 @@ def test_a_train_step_of_ones_own_may_report_whatever_it_likes():
     history = model.fit(x, y, batch_size=20, verbose=0).history
     assert history["rows"] == [20]
     assert "depth_sigma" in history
+
+
+def test_steps_that_report_other_numbers_each_have_their_own():
+    class Model(MultiTaskModel):
+        def train_step(self, data):
+            logs = super().train_step(data)
+            if keras.utils.unpack_x_y_sample_weight(data)[2] is not None:
+                return {f"weighted_{name}": value for name, value in logs.items()}
+            return logs
+
+    x, y = data()
+    source = make_model()
+    model = Model(source.input, source.output)
+    model.compile("adam")
+    weights = np.ones(len(x))
+    one, other, again = (
+        set(model.train_on_batch(x, y, sample_weight=given, return_dict=True))
+        for given in (None, weights, None)
+    )
+    assert one == again == {"loss", *(f"{t}_{v}" for t in y for v in ("loss", "sigma"))}
+    assert other == {f"weighted_{name}" for name in one}

@@ -213,3 +213,16 @@ def test_losses_of_half_precision_outputs_are_in_single_precision(half):
         )
         expected = 0.5 * np.mean(exact[rows] ** 2) / sigma**2 + np.log(sigma)
         np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (5,)])
+def test_twins_take_no_weights_that_one_task_would_not(shape):
+    """Computed together they have an axis more, over which such weights would be broadcast."""
+    tasks = {"one": Gaussian(), "twin": Gaussian()}
+    arrays = dict.fromkeys(tasks, np.zeros((6, 1), "float32"))
+    weights = {"one": np.ones(6, "float32"), "twin": np.ones(shape, "float32")}
+    weighting = UncertaintyWeighting(tasks)
+    weighting.build(dict.fromkeys(tasks, (6, 1)))
+    for given in (weights, dict.fromkeys(tasks, weights["twin"])):
+        with pytest.raises(ValueError, match=r"Task '(one|twin)': `sample_weight` must have one"):
+            weighting.combined_loss(arrays, arrays, given)
