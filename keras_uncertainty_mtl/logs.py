@@ -3,27 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from keras import ops
 
+Tensor = Any
 Logs = Any
 Step = Callable[[Any], Logs]
 
 
+class _Numbers:
+    """A vector of numbers that leaves its device when the first of them is read."""
+
+    def __init__(self, packed: Tensor) -> None:
+        self._packed = packed
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        return ops.convert_to_numpy(self._packed)
+
+
+class _Number:
+    """One of them, which Keras and callbacks read as they read a scalar tensor."""
+
+    def __init__(self, numbers: _Numbers, index: int) -> None:
+        self._numbers = numbers
+        self._index = index
+
+    def numpy(self) -> Any:
+        return self._numbers.values[self._index]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.numpy(), dtype)
+
+    def __float__(self) -> float:
+        return float(self.numpy())
+
+    def __repr__(self) -> str:
+        return repr(self.numpy())
+
+
 def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
-    """A function of a training or test step whose logs are one tensor until it returns.
+    """A function of a training or test step whose logs are one tensor until they are read.
 
     Every tensor that a compiled step returns costs Keras's TensorFlow loop some ten microseconds of
-    Python, which for a number or two a task is as much as all the rest of the weighting. To take
-    them apart afterwards is one operation for all of them, and does not wait for their values.
+    Python, and every one that is made of it afterwards as much again, which for a number or two a
+    task is more than all the rest of the weighting.
 
     Args:
         step: Function from a batch to a dict of scalars. Any other structure is left as it is.
         make_function: What makes of it the function that Keras calls.
 
     Returns:
-        What `make_function(step)` would be, as far as a caller can see.
+        What `make_function(step)` would be, but for numbers that are no tensors yet.
     """
     # The key of a packed dict says what is in it, whichever of several graphs it comes out of.
     names_of: dict[str, list[str]] = {}
@@ -43,7 +77,8 @@ def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
         key = next(iter(logs), None) if isinstance(logs, dict) else None
         if key not in names_of:
             return logs
-        return dict(zip(names_of[key], ops.unstack(logs[key]), strict=True))
+        numbers = _Numbers(logs[key])
+        return {name: _Number(numbers, index) for index, name in enumerate(names_of[key])}
 
     return unpacking_function
 
