@@ -422,7 +422,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         return ops.where(self._has_closed_form, near, log_variance)
 
     def _trained_log_variance(self) -> Tensor:
-        """The value of `initial + STEP_SCALE · weight`, but a smaller gradient.
+        """The value of `initial + STEP_SCALE · weight`, within the bound, but a smaller gradient.
 
         An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
         plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would
@@ -433,10 +433,12 @@ class UncertaintyWeighting(keras.layers.Layer):
                 "The layer has no log-variances yet. Call it on predictions first, or make a model "
                 "with it."
             )
-        weight = ops.convert_to_tensor(self.log_variance)
-        damped = weight * (DESCENT_SCALE / STEP_SCALE)
-        step = damped + ops.stop_gradient(STEP_SCALE * weight - damped)
-        return ops.custom_gradient(_bounded)(_snapshot(self.initial_log_variance) + step)
+        initial = _snapshot(self.initial_log_variance)
+
+        def moved(step: Tensor) -> tuple[Tensor, Any]:
+            return _bounded(initial + step, damping=DESCENT_SCALE / STEP_SCALE**2)
+
+        return ops.custom_gradient(moved)(ops.multiply(STEP_SCALE, self.log_variance))
 
     def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
         """The nearest to log-variances that is no further from the closed form than it may be."""
@@ -484,14 +486,9 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _running_mean(self, running: Tensor, optimum: Tensor) -> Tensor:
         """The closed form for the running mean of the losses, one more batch in it."""
-        # As a logarithm, which does not overflow.
-        return ops.divide(
-            ops.logaddexp(
-                math.log1p(-RUNNING_RATE) + ops.multiply(self._power, running),
-                math.log(RUNNING_RATE) + ops.multiply(self._power, optimum),
-            ),
-            self._power,
-        )
+        # As a logarithm, which does not overflow; what a batch adds to it does, from exp(88) on.
+        growth = ops.minimum(ops.multiply(self._power, optimum - running), 80.0)
+        return running + ops.divide(ops.log1p(RUNNING_RATE * ops.expm1(growth)), self._power)
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
@@ -609,8 +606,8 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
     return [*starts]
 
 
-def _bounded(log_variance: Tensor) -> tuple[Tensor, Any]:
-    """Log-variances within the bound, and their gradients: none where it points out of the bound.
+def _bounded(log_variance: Tensor, damping: float) -> tuple[Tensor, Any]:
+    """Log-variances within the bound, and their damped gradients: none that points out of it.
 
     The gradient of `clip` alone is 0 out there, both ways, so that nothing would ever come back.
     """
@@ -622,7 +619,7 @@ def _bounded(log_variance: Tensor) -> tuple[Tensor, Any]:
         may_move = ops.logical_or(
             ops.less(ops.abs(log_variance), BOUND), ops.greater(log_variance * upstream, 0)
         )
-        return ops.where(may_move, upstream, ops.zeros_like(upstream))
+        return ops.where(may_move, damping * upstream, ops.zeros_like(upstream))
 
     return ops.clip(log_variance, -BOUND, BOUND), gradient
 
