@@ -11,7 +11,7 @@ from keras import ops
 
 Tensor = Any
 Logs = Any
-Step = Callable[[Any], Logs]
+Step = Callable[..., Any]
 
 
 class _Numbers:
@@ -48,12 +48,13 @@ class _Number:
 def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
     """A function of a training or test step whose logs are one tensor until they are read.
 
-    Every tensor that a compiled step returns costs Keras's TensorFlow loop some ten microseconds of
-    Python, and every one that is made of it afterwards as much again, which for a number or two a
-    task is more than all the rest of the weighting.
+    Every tensor that a compiled step returns costs Keras's loop some microseconds of Python, and
+    so does every one that a callback reads, which for a number or two a task is more than all the
+    rest of the weighting.
 
     Args:
-        step: Function from a batch to a dict of scalars. Any other structure is left as it is.
+        step: Function that returns a dict of scalars, its logs, or on JAX a tuple of them and its
+            new state. Any other structure is left as it is.
         make_function: What makes of it the function that Keras calls.
 
     Returns:
@@ -62,25 +63,33 @@ def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
     # The key of a packed dict says what is in it, whichever of several graphs it comes out of.
     names_of: dict[str, list[str]] = {}
 
-    def packed_step(data: Any) -> Logs:
-        logs = step(data)
+    def pack(logs: Logs) -> Logs:
         if not _are_scalars_of_one_dtype(logs):
             return logs
         names = list(logs)
         names_of[repr(names)] = names
         return {repr(names): ops.stack(list(logs.values()))}
 
-    function = make_function(packed_step)
-
-    def unpacking_function(data: Any) -> Logs:
-        logs = function(data)
+    def unpack(logs: Logs) -> Logs:
         key = next(iter(logs), None) if isinstance(logs, dict) else None
         if key not in names_of:
             return logs
         numbers = _Numbers(logs[key])
         return {name: _Number(numbers, index) for index, name in enumerate(names_of[key])}
 
-    return unpacking_function
+    return _with_logs(unpack, make_function(_with_logs(pack, step)))
+
+
+def _with_logs(change: Callable[[Logs], Logs], function: Step) -> Step:
+    """A function that returns changed logs."""
+
+    def changed_function(*args: Any) -> Any:
+        result = function(*args)
+        if isinstance(result, tuple):
+            return change(result[0]), *result[1:]
+        return change(result)
+
+    return changed_function
 
 
 def _are_scalars_of_one_dtype(logs: Logs) -> bool:

@@ -111,9 +111,16 @@ class MultiTaskModel(keras.Model):
     def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
         # Private to Keras, and there is no public way: without it, all is the same but slower.
         make_function = partial(super()._make_function, *args, **kwargs)
-        if keras.backend.backend() != "tensorflow":
-            return make_function(step_function)
-        return as_one_tensor(step_function, make_function)
+        if keras.backend.backend() == "tensorflow":
+            return as_one_tensor(step_function, make_function)
+        if keras.backend.backend() == "jax" and self.jit_compile and not self.run_eagerly:
+            import jax
+
+            # Keras has compiled the step already; compiled once more, it returns one array.
+            return as_one_tensor(
+                step_function, lambda step: make_function(jax.jit(step, donate_argnums=0))
+            )
+        return make_function(step_function)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
