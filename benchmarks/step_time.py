@@ -54,6 +54,7 @@ from keras_uncertainty_mtl import (
     MultiTaskModel,
     UncertaintyWeighting,
 )
+from keras_uncertainty_mtl.logs import as_one_tensor
 
 Tensor = Any
 Name = TypeVar("Name", bound=Hashable)
@@ -546,8 +547,22 @@ def _parts(model: keras.Model) -> dict[str, Callable[[Any], Any]]:
         "network": lambda data: model(data[0], training=True),
         "+ loss": loss,
         "+ gradients": gradients,
-        "+ optimizer, metrics": model.train_step,
+        "+ optimizer, metrics": _step(model),
     }
+
+
+def _step(model: keras.Model) -> Callable[[Any], Any]:
+    """The step that Keras compiles, the numbers of a `MultiTaskModel` as one tensor."""
+    if not isinstance(model, MultiTaskModel):
+        return model.train_step
+    packed = []
+
+    def keep(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        packed.append(step)
+        return step
+
+    as_one_tensor(model.train_step, keep)
+    return packed[0]
 
 
 def _nodes(graph: Any) -> list[str]:
@@ -650,7 +665,7 @@ def main() -> None:
 
     lines = []
     if arguments.profile:
-        name = "step_profile"
+        name = f"step_profile_{arguments.tasks}"
         header = ["XLA", "way", "part", "ms", "graph nodes", "XLA kernels", "commonest nodes"]
         lines = list(profile(arguments.tasks, arguments.rounds))
         table = pd.DataFrame(lines, columns=header)
