@@ -106,6 +106,10 @@ class MultiTaskModel(keras.Model):
         """Makes the function that `fit` runs; see `keras.Model`."""
         # Not before, since what a user excludes makes the optimizer forget what it has excluded.
         _exclude_from_weight_decay(self.optimizer, self.weighting.log_variance)
+        if keras.backend.backend() == "tensorflow" and not self.optimizer.built:
+            # Keras would make its variables in the first step, and TensorFlow then traces it twice.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
     def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:

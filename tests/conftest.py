@@ -35,6 +35,7 @@ TENSORFLOW_ONLY = {
     "tests/integration/test_endurance.py": "PyTorch has no graphs, JAX one for each batch size",
     "test_what_a_compiled_step_of_tensorflow_returns_is_one_tensor": "Optional is TensorFlow's",
     "test_a_train_step_of_ones_own_may_report_whatever_it_likes": "JAX's steps take a state",
+    "test_tensorflow_traces_a_step_once": "JAX's steps take a state",
     "test_steps_that_report_other_numbers_each_have_their_own": "JAX's steps take a state",
     "test_tensors_of_unknown_rank": "only TensorFlow has them",
     "strings for targets": "only TensorFlow has tensors of strings",

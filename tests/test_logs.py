@@ -146,3 +146,19 @@ def test_steps_that_report_other_numbers_each_have_their_own():
     )
     assert one == again == {"loss", *(f"{t}_{v}" for t in y for v in ("loss", "sigma"))}
     assert other == {f"weighted_{name}" for name in one}
+
+
+def test_tensorflow_traces_a_step_once():
+    traces = []
+
+    class Model(MultiTaskModel):
+        def train_step(self, data):
+            traces.append(data)
+            return super().train_step(data)
+
+    x, y = data()
+    source = make_model()
+    model = Model(source.input, source.output)
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW()))
+    model.fit(x, y, epochs=2, batch_size=10, verbose=0)
+    assert len(traces) == 1
