@@ -117,7 +117,8 @@ class MultiTaskModel(keras.Model):
         make_function = partial(super()._make_function, *args, **kwargs)
         if keras.backend.backend() == "tensorflow":
             return as_one_tensor(step_function, make_function)
-        if keras.backend.backend() == "jax" and self.jit_compile and not self.run_eagerly:
+        compiles = self.jit_compile and not (self.run_eagerly or keras.config.is_nnx_enabled())
+        if keras.backend.backend() == "jax" and compiles:
             import jax
 
             # Keras has compiled the step already; compiled once more, it returns one array.

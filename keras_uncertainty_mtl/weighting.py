@@ -433,12 +433,8 @@ class UncertaintyWeighting(keras.layers.Layer):
                 "The layer has no log-variances yet. Call it on predictions first, or make a model "
                 "with it."
             )
-        initial = _snapshot(self.initial_log_variance)
-
-        def moved(step: Tensor) -> tuple[Tensor, Any]:
-            return _bounded(initial + step, damping=DESCENT_SCALE / STEP_SCALE**2)
-
-        return ops.custom_gradient(moved)(ops.multiply(STEP_SCALE, self.log_variance))
+        log_variance = _snapshot(self.initial_log_variance) + STEP_SCALE * self.log_variance
+        return ops.custom_gradient(_bounded)(log_variance)
 
     def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
         """The nearest to log-variances that is no further from the closed form than it may be."""
@@ -457,12 +453,10 @@ class UncertaintyWeighting(keras.layers.Layer):
         running, lagging, started = ops.unstack(_snapshot(self.closed_form))
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
-        has_error = ops.logical_and(ops.greater(means, 0), ops.isfinite(means))
-        follows = ops.logical_and(self._has_closed_form, has_error)
+        optimum = closed_form_optimum(ops.stop_gradient(means), self._scale, self._power)
+        follows = ops.logical_and(self._has_closed_form, ops.isfinite(optimum))
         starts = ops.logical_and(follows, ops.equal(started, 0))
 
-        means = ops.where(has_error, ops.stop_gradient(means), 1.0)
-        optimum = closed_form_optimum(means, self._scale, self._power)
         start = ops.where(self._is_given, log_variance, optimum)
         next_running = ops.where(starts, start, self._running_mean(running, optimum))
         next_lagging = ops.where(starts, start, lagging + RUNNING_RATE * (next_running - lagging))
@@ -486,7 +480,8 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _running_mean(self, running: Tensor, optimum: Tensor) -> Tensor:
         """The closed form for the running mean of the losses, one more batch in it."""
-        # As a logarithm, which does not overflow; what a batch adds to it does, from exp(88) on.
+        # As a logarithm, which does not overflow. What one batch adds to it could, from exp(88) on:
+        # greater jumps than that take some batches.
         growth = ops.minimum(ops.multiply(self._power, optimum - running), 80.0)
         return running + ops.divide(ops.log1p(RUNNING_RATE * ops.expm1(growth)), self._power)
 
@@ -606,8 +601,8 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
     return [*starts]
 
 
-def _bounded(log_variance: Tensor, damping: float) -> tuple[Tensor, Any]:
-    """Log-variances within the bound, and their damped gradients: none that points out of it.
+def _bounded(log_variance: Tensor) -> tuple[Tensor, Any]:
+    """Log-variances within the bound, and damped gradients: none that points out of the bound.
 
     The gradient of `clip` alone is 0 out there, both ways, so that nothing would ever come back.
     """
@@ -619,7 +614,8 @@ def _bounded(log_variance: Tensor, damping: float) -> tuple[Tensor, Any]:
         may_move = ops.logical_or(
             ops.less(ops.abs(log_variance), BOUND), ops.greater(log_variance * upstream, 0)
         )
-        return ops.where(may_move, damping * upstream, ops.zeros_like(upstream))
+        damped = (DESCENT_SCALE / STEP_SCALE**2) * upstream
+        return ops.where(may_move, damped, ops.zeros_like(upstream))
 
     return ops.clip(log_variance, -BOUND, BOUND), gradient
 

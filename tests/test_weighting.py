@@ -650,3 +650,27 @@ def test_config_makes_the_same_layer():
     assert again.loss_weights["a"] == 2.0
     assert again.update == "closed_form"
     assert isinstance(again.tasks["b"], Laplace)
+
+
+def test_jax_computes_again_what_a_checkpoint_has_forgotten():
+    import jax
+
+    rng = np.random.default_rng(0)
+    predictions = {"depth": rng.normal(size=(8, 1)), "classes": rng.normal(size=(8, 3))}
+    targets = {"depth": rng.normal(size=(8, 1)), "classes": rng.integers(3, size=8)}
+    layer = UncertaintyWeighting({"depth": Gaussian(initial_sigma=0.5), "classes": Categorical()})
+    layer(predictions)
+
+    def loss(weights, states):
+        mapping = [(layer.log_variance, weights)]
+        mapping += zip((layer.initial_log_variance, layer.closed_form), states, strict=True)
+        with keras.StatelessScope(state_mapping=mapping):
+            return layer.combined_loss(predictions, targets, training=True, report=False)
+
+    arguments = (
+        layer.log_variance.value,
+        (layer.initial_log_variance.value, layer.closed_form.value),
+    )
+    expected = jax.grad(loss)(*arguments)
+    assert np.all(expected)
+    np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(*arguments), expected, rtol=1e-6)
