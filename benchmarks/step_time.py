@@ -9,7 +9,8 @@ with a layer that has one scalar weight a task, as the paper's author's example 
 `MultiTaskModel`; and with the bare layer and `target_inputs`. The ways take turns within one
 process, so that the drift of the machine cancels; the table has the median of the rounds' ratios
 and their quartiles. Keras compiles a step with XLA where there is a GPU, and where there is none
-only when it is told to, so the rows are measured both ways, `jit_compile=False` and `True`.
+only when it is told to, so steps of 3 and 30 tasks and of pixels are measured both ways, as
+`jit_compile=False` and `True`; the other rows without XLA, where they do not say otherwise.
 
 Tasks are in turn a Gaussian, a Laplace and a Categorical one, Keras's losses being the mean
 squared error, the mean absolute error and the sparse cross-entropy from logits. Peak memory is by
@@ -128,6 +129,25 @@ class Row:
     ) -> Row:
         low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
         return cls(variant, measured, float(median), float(low), float(high), target, note)
+
+    @classmethod
+    def over(
+        cls,
+        variant: str,
+        measured: str,
+        seconds: Mapping[str, np.ndarray],
+        name: str,
+        other: str,
+        target: float | None = None,
+    ) -> Row:
+        """The time of one way over that of another, in turn."""
+        return cls.of(
+            variant,
+            f"{measured}: {name} / {other}",
+            seconds[name] / seconds[other],
+            target,
+            _milliseconds(seconds, name, other),
+        )
 
     def cells(self) -> list[str]:
         """The row as text."""
@@ -325,22 +345,12 @@ def task_rows(
     for count in counts:
         problem = small_problem(count)
         seconds = step_seconds({name: WAYS[name](problem, **options) for name in names}, rounds)
+        measured = f"step, {count} tasks"
         for name in names[1:]:
-            yield Row.of(
-                variant,
-                f"step, {count} tasks: {name} / {KERAS}",
-                seconds[name] / seconds[KERAS],
-                targets[count] if name == OURS else None,
-                _milliseconds(seconds, name, KERAS),
-            )
+            target = targets[count] if name == OURS else None
+            yield Row.over(variant, measured, seconds, name, KERAS, target)
         if LAYER in names:
-            yield Row.of(
-                variant,
-                f"step, {count} tasks: {LAYER} / {OURS}",
-                seconds[LAYER] / seconds[OURS],
-                1.05 if count <= 30 else None,
-                _milliseconds(seconds, LAYER, OURS),
-            )
+            yield Row.over(variant, measured, seconds, LAYER, OURS, 1.05 if count <= 30 else None)
 
 
 def scaling_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
@@ -364,34 +374,23 @@ def large_network_rows(variant: str, rounds: int, **options: Any) -> Iterator[Ro
     names = [FLOOR, KERAS, OURS]
     seconds = step_seconds({name: WAYS[name](problem, **options) for name in names}, rounds)
     for name, target in ((KERAS, None), (OURS, 1.03)):
-        yield Row.of(
-            variant,
-            f"step, convolutional network, 3 tasks: {name} / {FLOOR}",
-            seconds[name] / seconds[FLOOR],
-            target,
-            _milliseconds(seconds, name, FLOOR),
-        )
+        measured = "step, convolutional network, 3 tasks"
+        yield Row.over(variant, measured, seconds, name, FLOOR, target)
 
 
 def first_step_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
-    """From a network to the end of its first step: the model, compiling, tracing, and XLA."""
+    """From a network to the end of its first step: the model, compiling and tracing."""
 
-    def seconds(name: str) -> float:
+    def first_step(name: str) -> float:
         problem = small_problem(30)
         start = time.perf_counter()
         way = WAYS[name](problem, **options)
         way.model.fit(way.data, steps_per_epoch=1, shuffle=False, verbose=0)
         return time.perf_counter() - start
 
-    measured = alternate({name: partial(seconds, name) for name in (KERAS, FLOOR, OURS)}, rounds)
+    seconds = alternate({name: partial(first_step, name) for name in (KERAS, FLOOR, OURS)}, rounds)
     for name, target in ((FLOOR, None), (OURS, 0.65)):
-        yield Row.of(
-            variant,
-            f"first step, 30 tasks: {name} / {KERAS}",
-            measured[name] / measured[KERAS],
-            target,
-            _milliseconds(measured, name, KERAS),
-        )
+        yield Row.over(variant, "first step, 30 tasks", seconds, name, KERAS, target)
 
 
 def pixel_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
@@ -405,13 +404,7 @@ def pixel_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
         ("approximate" + missing, "approximate", 1.05),
         ("exact" + missing, "exact", 1.05),
     ):
-        yield Row.of(
-            variant,
-            f"pixels, step: {name} / {other}",
-            seconds[name] / seconds[other],
-            target,
-            _milliseconds(seconds, name, other),
-        )
+        yield Row.over(variant, "pixels, step", seconds, name, other, target)
         yield Row.of(
             variant,
             f"pixels, peak memory: {name} / {other}",
@@ -446,13 +439,7 @@ def export_rows(variant: str, rounds: int) -> Iterator[Row]:
             turns[name] = partial(_seconds, served.serve, x, 100)
             turns[name]()
         latency = alternate(turns, TURNS_OF_A_ROUND * rounds)
-    yield Row.of(
-        variant,
-        f"exported, latency: {OURS} / network",
-        latency[OURS] / latency["network"],
-        1.02,
-        _milliseconds(latency, OURS, "network"),
-    )
+    yield Row.over(variant, "exported, latency", latency, OURS, "network", 1.02)
     yield Row.of(
         variant,
         f"exported, graph nodes: {OURS} / network",

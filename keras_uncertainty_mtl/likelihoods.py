@@ -542,8 +542,8 @@ class Categorical(_Discrete):
     def _at_temperature(self, targets: Tensor, logits: Tensor, inverse_temperature: Any) -> Tensor:
         """`-log softmax(inverse_temperature · logits)[target]`.
 
-        Most of it is the same whatever the temperature, and written so that compilers see it: the
-        raw loss comes with the likelihood in half the time of two of Keras's own cross-entropies.
+        Most of it is the same whatever the temperature, and written so that compilers see it, and
+        compute it once for the raw loss and the likelihood.
         """
         logits = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
         classes = ops.arange(logits.shape[-1], dtype="int32")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, partial
 from typing import Any
 
 import keras
@@ -15,35 +15,21 @@ Logs = Any
 Step = Callable[..., Any]
 
 
-class _Numbers:
-    """A vector of numbers that leaves its device when the first of them is read."""
-
-    def __init__(self, packed: Tensor) -> None:
-        self._packed = packed
-
-    @cached_property
-    def values(self) -> np.ndarray:
-        return ops.convert_to_numpy(self._packed)
-
-
 class _Number:
-    """One of them, which Keras and callbacks read as they read a scalar tensor."""
+    """One of an array's numbers, which leave their device together when the first is read."""
 
-    def __init__(self, numbers: _Numbers, index: int) -> None:
-        self._numbers = numbers
+    def __init__(self, read: Callable[[], np.ndarray], index: int) -> None:
+        self._read = read
         self._index = index
 
-    def numpy(self) -> Any:
-        return self._numbers.values[self._index]
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.numpy(), dtype)
+        return np.array(self._read()[self._index], dtype)
 
     def __float__(self) -> float:
-        return float(self.numpy())
+        return float(self._read()[self._index])
 
     def __repr__(self) -> str:
-        return repr(self.numpy())
+        return repr(float(self))
 
 
 def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
@@ -86,8 +72,8 @@ def _numbers_of(packed: Tensor, count: int) -> list[Any]:
     if keras.backend.backend() == "tensorflow":
         # One operation; and what is no tensor Keras takes ten microseconds to tell from one.
         return ops.unstack(packed, count)
-    numbers = _Numbers(packed)
-    return [_Number(numbers, index) for index in range(count)]
+    read = cache(partial(ops.convert_to_numpy, packed))
+    return [_Number(read, index) for index in range(count)]
 
 
 def _with_logs(change: Callable[[Logs], Logs], function: Step) -> Step:

@@ -84,6 +84,7 @@ NOT_ON_JAX = {
 }
 
 NOT_ON_PYTORCH = {
+    "tests/test_logs.py": "its steps return what they have",
     "test_fifty_tasks_in_a_list": "exports, which PyTorch cannot do from dicts and lists",
     "test_a_process_without_keras_and_the_package_serves_it": "exports, which PyTorch cannot do",
     "steps_per_execution": "Keras takes no `steps_per_execution` on PyTorch",
