@@ -652,6 +652,16 @@ def test_config_makes_the_same_layer():
     assert isinstance(again.tasks["b"], Laplace)
 
 
+def test_a_closed_form_comes_back_from_a_jump_that_no_exponential_holds():
+    layer = UncertaintyWeighting({"y": Gaussian(initial_sigma=1e-13)}, update="closed_form")
+    predictions = {"y": np.zeros((4, 1), "float32")}
+    layer(predictions)
+    # From σ² = 1e-26 to 1e26, in single precision, and to 1 as the mean forgets.
+    for error in (1.0, 1e13, *[1.0] * 450):
+        layer.combined_loss(predictions, {"y": np.full((4, 1), error, "float32")}, training=True)
+    assert layer.sigmas()["y"] == pytest.approx(1.0, rel=0.05)
+
+
 def test_jax_computes_again_what_a_checkpoint_has_forgotten():
     import jax
 
