@@ -523,12 +523,12 @@ class Categorical(_Discrete):
         """The cross-entropy of each element, over the last axis; NaN for a class out of range."""
         if not self.sparse:
             return ops.categorical_crossentropy(targets, predictions, from_logits=self.from_logits)
-        if not self.approximate:
-            return self._at_temperature(targets, predictions, 1.0)
-        loss = ops.sparse_categorical_crossentropy(
-            _class_ids(targets), predictions, from_logits=self.from_logits
-        )
-        return _nan_out_of_range(loss, targets, predictions.shape[-1])
+        if self.approximate:
+            return self._sparse_cross_entropy(targets, predictions)
+        # Nothing is differentiated by it, and cross-entropy computes its gradient at once.
+        classes = ops.expand_dims(_class_ids(targets), -1)
+        of_target = ops.take_along_axis(ops.log_softmax(predictions), classes, axis=-1)
+        return _nan_out_of_range(ops.squeeze(-of_target, -1), targets, predictions.shape[-1])
 
     def negative_log_likelihood(
         self, targets: Tensor, predictions: Tensor, log_variance: Tensor
@@ -537,21 +537,13 @@ class Categorical(_Discrete):
         has_own_loss = type(self).loss is not Categorical.loss
         if self.approximate or not self.sparse or has_own_loss:
             return super().negative_log_likelihood(targets, predictions, log_variance)
-        return self._at_temperature(targets, predictions, ops.exp(-log_variance))
+        return self._sparse_cross_entropy(targets, predictions * ops.exp(-log_variance))
 
-    def _at_temperature(self, targets: Tensor, logits: Tensor, inverse_temperature: Any) -> Tensor:
-        """`-log softmax(inverse_temperature · logits)[target]`.
-
-        Most of it is the same whatever the temperature, and written so that compilers see it, and
-        compute it once for the raw loss and the likelihood.
-        """
-        logits = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
-        classes = ops.arange(logits.shape[-1], dtype="int32")
-        is_target = ops.equal(ops.expand_dims(_class_ids(targets), -1), classes)
-        of_target = ops.sum(ops.where(is_target, logits, 0.0), axis=-1, keepdims=True)
-        total = ops.sum(ops.exp(inverse_temperature * logits), axis=-1, keepdims=True)
-        loss = ops.squeeze(ops.log(total) - inverse_temperature * of_target, axis=-1)
-        return _nan_out_of_range(loss, targets, logits.shape[-1])
+    def _sparse_cross_entropy(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        loss = ops.sparse_categorical_crossentropy(
+            _class_ids(targets), predictions, from_logits=self.from_logits
+        )
+        return _nan_out_of_range(loss, targets, predictions.shape[-1])
 
     def target_shape(self, prediction_shape: Shape) -> Shape:
         """The predictions' shape, for class ids without its last axis."""

@@ -145,16 +145,6 @@ class UncertaintyWeighting(keras.layers.Layer):
             dtype=self._loss_dtype,
             autocast=False,
         )
-        starts = [start or 0.0 for start in initial]
-        # What the weight adds to.
-        self.initial_log_variance = _replica_local_variable(
-            "initial_log_variance", starts, self._loss_dtype
-        )
-        # The closed form for a running mean of the losses, the running mean of that, and whether
-        # they have started: one variable, as each costs every step some microseconds.
-        self.closed_form = _replica_local_variable(
-            "closed_form", [starts, starts, [0.0] * len(starts)], self._loss_dtype
-        )
         self._is_given = np.array([start is not None for start in initial])
 
         self._task_of_entry = self._each_entry(range(len(self.tasks))).astype("int32")
@@ -171,6 +161,16 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._has_closed_form = self._each_entry(
             likelihood.has_closed_form for likelihood in self.tasks.values()
         ).astype(bool)
+        starts = np.array([start or 0.0 for start in initial])
+        # What the weight adds to.
+        self.initial_log_variance = _replica_local_variable(
+            "initial_log_variance", starts, self._loss_dtype
+        )
+        # A running mean of the losses, one of its closed form, and whether they have started: one
+        # variable, as each costs every step some microseconds.
+        self.closed_form = _replica_local_variable(
+            "closed_form", self._closed_form_at(starts, np.zeros_like(starts)), self._loss_dtype
+        )
         self._heteroscedastic = any(
             likelihood.heteroscedastic for likelihood in self.tasks.values()
         )
@@ -378,7 +378,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         values = np.concatenate([np.ravel(log_variances[task]) for task in self.tasks])
         for variable, new in (
             (self.initial_log_variance, values),
-            (self.closed_form, [values, values, np.ones_like(values)]),
+            (self.closed_form, self._closed_form_at(values, np.ones_like(values))),
             (self.log_variance, np.zeros_like(values)),
         ):
             variable.assign(np.where(np.isnan(values), variable.numpy(), new))
@@ -417,9 +417,15 @@ class UncertaintyWeighting(keras.layers.Layer):
         log_variance = self._trained_log_variance()
         if not self._has_closed_form.any():
             return log_variance
-        running, lagging, _ = ops.unstack(_snapshot(self.closed_form))
+        mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
+        running = closed_form_optimum(mean_loss, self._scale, self._power)
         near = self._near_closed_form(log_variance, running, lagging)
         return ops.where(self._has_closed_form, near, log_variance)
+
+    def _closed_form_at(self, log_variances: np.ndarray, started: np.ndarray) -> list[np.ndarray]:
+        """What `closed_form` holds where these log-variances are the optimum."""
+        mean_losses = np.exp(self._power * log_variances) / (2.0 * self._scale * self._power)
+        return [mean_losses, log_variances, started]
 
     def _trained_log_variance(self) -> Tensor:
         """The value of `initial + STEP_SCALE · weight`, within the bound, but a smaller gradient.
@@ -450,18 +456,21 @@ class UncertaintyWeighting(keras.layers.Layer):
         if not (training and self.trainable and self._has_closed_form.any()):
             return self._current_log_variance()
         log_variance = self._trained_log_variance()
-        running, lagging, started = ops.unstack(_snapshot(self.closed_form))
+        mean_loss, lagging, started = ops.unstack(_snapshot(self.closed_form))
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
-        optimum = closed_form_optimum(ops.stop_gradient(means), self._scale, self._power)
-        follows = ops.logical_and(self._has_closed_form, ops.isfinite(optimum))
+        means = ops.stop_gradient(means)
+        follows = ops.logical_and(self._has_closed_form, ops.isfinite(ops.log(means)))
         starts = ops.logical_and(follows, ops.equal(started, 0))
 
-        start = ops.where(self._is_given, log_variance, optimum)
-        next_running = ops.where(starts, start, self._running_mean(running, optimum))
-        next_lagging = ops.where(starts, start, lagging + RUNNING_RATE * (next_running - lagging))
-        running = ops.where(follows, next_running, running)
-        lagging = ops.where(follows, next_lagging, lagging)
+        def smoothed(mean: Tensor, value: Tensor, start: Tensor) -> Tensor:
+            later = mean + RUNNING_RATE * (value - mean)
+            return ops.where(follows, ops.where(starts, start, later), mean)
+
+        start = ops.where(self._is_given, mean_loss, means) if self._is_given.any() else means
+        mean_loss = smoothed(mean_loss, means, start)
+        running = closed_form_optimum(mean_loss, self._scale, self._power)
+        lagging = smoothed(lagging, running, running)
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
         at_optimum = follows
@@ -474,16 +483,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         step = ops.stop_gradient(ops.where(self._has_closed_form, near - log_variance, 0.0))
         self.initial_log_variance.assign_add(step)
         started = ops.where(follows, ops.ones_like(started), started)
-        self.closed_form.assign(ops.stop_gradient(ops.stack([running, lagging, started])))
+        self.closed_form.assign(ops.stop_gradient(ops.stack([mean_loss, lagging, started])))
         followed = log_variance + step
         return ops.where(at_optimum, ops.stop_gradient(followed), followed)
-
-    def _running_mean(self, running: Tensor, optimum: Tensor) -> Tensor:
-        """The closed form for the running mean of the losses, one more batch in it."""
-        # As a logarithm, which does not overflow. What one batch adds to it could, from exp(88) on:
-        # greater jumps than that take some batches.
-        growth = ops.minimum(ops.multiply(self._power, optimum - running), 80.0)
-        return running + ops.divide(ops.log1p(RUNNING_RATE * ops.expm1(growth)), self._power)
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
@@ -626,7 +628,7 @@ def _is_shape(value: Any) -> bool:
     )
 
 
-def _replica_local_variable(name: str, values: list[Any], dtype: str) -> keras.Variable:
+def _replica_local_variable(name: str, values: Any, dtype: str) -> keras.Variable:
     """A variable that all replicas set to the same value, none waiting for another."""
     return keras.Variable(
         lambda shape, dtype=None: ops.convert_to_tensor(values, dtype),
