@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -15,7 +15,21 @@ Logs = Any
 Step = Callable[..., Any]
 
 
-class _Number:
+def _tensor_class() -> type:
+    """What a number has to be for TensorFlow to see at once that it is one.
+
+    Of whatever else it is asked about, a float too, `tf.is_tensor` takes fifteen microseconds to
+    say no, and Keras asks it of every number that a step reports.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return object
+    import tensorflow as tf
+
+    # Private to TensorFlow, and there is no public way to be quick.
+    return cast(type, tf.__internal__.types.Tensor)
+
+
+class _Number(_tensor_class()):  # type: ignore[misc]
     """One of an array's numbers, which leave their device together when the first is read."""
 
     def __init__(self, read: Callable[[], np.ndarray], index: int) -> None:
@@ -27,6 +41,10 @@ class _Number:
 
     def __float__(self) -> float:
         return float(self._read()[self._index])
+
+    def numpy(self) -> np.ndarray:
+        """As a tensor's."""
+        return np.array(self)
 
     def __repr__(self) -> str:
         return repr(float(self))
@@ -44,8 +62,8 @@ def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
         make_function: What makes of it the function that Keras calls.
 
     Returns:
-        What `make_function(step)` would be. On JAX, where taking an array apart is an operation for
-        each number, its logs are numbers that are read when somebody asks for them.
+        What `make_function(step)` would be, but its logs are numbers that are read when somebody
+        asks for them.
     """
     # The key of a packed dict says what is in it, whichever of several graphs it comes out of.
     names_of: dict[str, list[str]] = {}
@@ -67,11 +85,8 @@ def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
     return _with_logs(unpack, make_function(_with_logs(pack, step)))
 
 
-def _numbers_of(packed: Tensor, count: int) -> list[Any]:
+def _numbers_of(packed: Tensor, count: int) -> list[_Number]:
     """What a vector holds, without waiting for it."""
-    if keras.backend.backend() == "tensorflow":
-        # One operation; and what is no tensor Keras takes ten microseconds to tell from one.
-        return ops.unstack(packed, count)
     read = cache(partial(ops.convert_to_numpy, packed))
     return [_Number(read, index) for index in range(count)]
 

@@ -34,6 +34,7 @@ TENSORFLOW_ONLY = {
     "tests/integration/test_convergence.py": "what it is fed is a tf.data",
     "tests/integration/test_endurance.py": "PyTorch has no graphs, JAX one for each batch size",
     "test_what_a_compiled_step_of_tensorflow_returns_is_one_tensor": "Optional is TensorFlow's",
+    "test_tensorflow_takes_the_numbers_of_a_step_for_tensors": "train_function takes its iterators",
     "test_a_train_step_of_ones_own_may_report_whatever_it_likes": "JAX's steps take a state",
     "test_tensorflow_traces_a_step_once": "JAX's steps take a state",
     "test_steps_that_report_other_numbers_each_have_their_own": "JAX's steps take a state",

@@ -83,6 +83,21 @@ def test_what_a_compiled_step_of_tensorflow_returns_is_one_tensor(monkeypatch):
     assert [[tuple(v.shape) for v in logs.values()] for logs in returned] == [[(5,)], [(5,)]]
 
 
+def test_tensorflow_takes_the_numbers_of_a_step_for_tensors():
+    """Fails when it no longer does, by the private class that they derive from: all is slower."""
+    import tensorflow as tf
+
+    x, y = data()
+    model = make_model()
+    model.compile("adam")
+    model.make_train_function()
+    logs = model.train_function(iter(tf.data.Dataset.from_tensors((x, y))))
+    assert set(logs) == {"loss", *(f"{t}_{v}" for t in y for v in ("loss", "sigma"))}
+    for name, number in logs.items():
+        assert tf.is_tensor(number)
+        assert number.numpy() == pytest.approx(float(number)) == tf.add(number, 0).numpy(), name
+
+
 def test_what_a_compiled_step_of_jax_returns_is_one_array(monkeypatch):
     """Fails when Keras no longer makes its functions by the private method that is overridden."""
     import jax
