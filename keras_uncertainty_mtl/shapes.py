@@ -22,8 +22,7 @@ def check_tensor(tensor: Tensor, name: str) -> None:
         ValueError: If it is such a tensor.
     """
     dtype = keras.backend.standardize_dtype(tensor.dtype)
-    is_number = keras.backend.is_float_dtype(dtype) or keras.backend.is_int_dtype(dtype)
-    if not is_number and dtype != "bool":
+    if not dtype.startswith(("float", "bfloat", "int", "uint", "bool")):
         raise ValueError(
             f"{name} must be real numbers or truth values. Received: dtype {dtype}. Turn "
             "strings into class ids with `keras.layers.StringLookup`."

@@ -238,22 +238,21 @@ class UncertaintyWeighting(keras.layers.Layer):
         loss_sums, weight_sums = zip(
             *(batch.loss_sums() for batch in batches.values()), strict=True
         )
-        sums = self._in_task_order(batches, loss_sums)
-        totals = self._in_task_order(batches, weight_sums)
+        order = np.argsort(self._entries_of(batches)).astype("int32")
+        sums, totals = _in_order(order, loss_sums), _in_order(order, weight_sums)
         losses, weights = self._sum_by_task(sums), self._sum_by_task(totals)
 
         totals = sum_over_replicas(totals)
         if self._heteroscedastic:
-            scaled = [batch.scaled_loss_sum() for batch in batches.values()]
-            sums = self._in_task_order(batches, scaled)
+            sums = _in_order(order, [batch.scaled_loss_sum() for batch in batches.values()])
         means = global_mean(sums, totals)
         log_variance = self._follow(means, training)
         if report:
             self._statistics.update_state(losses, weights, self._task_sigmas(log_variance))
 
         if self._sums_elements:
-            sums = self._in_task_order(
-                batches,
+            sums = _in_order(
+                order,
                 [
                     loss_sum
                     if batch.likelihood.weights_loss
@@ -523,13 +522,6 @@ class UncertaintyWeighting(keras.layers.Layer):
         indices = np.arange(len(self._task_of_entry), dtype="int32")
         return np.concatenate([indices[self._entries[task]] for tasks in stacks for task in tasks])
 
-    def _in_task_order(self, stacks: Iterable[tuple[str, ...]], values: Iterable[Any]) -> Tensor:
-        """One vector of the values of all stacks, each where its log-variance is."""
-        order = np.argsort(self._entries_of(stacks)).astype("int32")
-        values = _concatenate(values)
-        is_sorted = np.array_equal(order, np.arange(len(order)))
-        return values if is_sorted else ops.take(values, order, axis=0)
-
     def _of_task(self, values: Any, task: str) -> Any:
         entries = self._entries[task]
         return values[entries] if self.tasks[task].per_channel else values[entries.start]
@@ -661,9 +653,12 @@ def _snapshot(variable: Any) -> Tensor:
     return torch.compiler.disable(torch.clone)(value)
 
 
-def _concatenate(values: Iterable[Tensor]) -> Tensor:
-    """One vector of scalars and vectors."""
+def _in_order(order: np.ndarray, values: Iterable[Tensor]) -> Tensor:
+    """One vector of all entries of scalars and vectors, in this order."""
     values = list(values)
     if all(len(value.shape) == 0 for value in values):
-        return ops.stack(values)
-    return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
+        vector = ops.stack(values)
+    else:
+        vector = ops.concatenate([ops.reshape(value, (-1,)) for value in values])
+    is_sorted = np.array_equal(order, np.arange(len(order)))
+    return vector if is_sorted else ops.take(vector, order, axis=0)
