@@ -421,10 +421,10 @@ class UncertaintyWeighting(keras.layers.Layer):
         near = self._near_closed_form(log_variance, running, lagging)
         return ops.where(self._has_closed_form, near, log_variance)
 
-    def _closed_form_at(self, log_variances: np.ndarray, started: np.ndarray) -> list[np.ndarray]:
+    def _closed_form_at(self, log_variances: np.ndarray, started: np.ndarray) -> np.ndarray:
         """What `closed_form` holds where these log-variances are the optimum."""
         mean_losses = np.exp(self._power * log_variances) / (2.0 * self._scale * self._power)
-        return [mean_losses, log_variances, started]
+        return np.stack([mean_losses, log_variances, started])
 
     def _trained_log_variance(self) -> Tensor:
         """The value of `initial + STEP_SCALE · weight`, within the bound, but a smaller gradient.
