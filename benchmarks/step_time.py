@@ -597,6 +597,7 @@ def all_rows(rounds: int) -> Iterator[Row]:
     yield from export_rows(variant, rounds)
     variant, options = "jit_compile=True", {"jit_compile": True}
     yield from small_network_rows(variant, rounds, **options)
+    yield from large_network_rows(variant, rounds, **options)
     yield from pixel_rows(variant, rounds, **options)
     with _policy("mixed_bfloat16"):
         yield from task_rows("mixed_bfloat16", 3, rounds, PARTS)

@@ -161,6 +161,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._has_closed_form = self._each_entry(
             likelihood.has_closed_form for likelihood in self.tasks.values()
         ).astype(bool)
+        # How far from its closed form a log-variance may be: anywhere, if it has none.
+        band = BAND if self.update == "trained" else 0.0
+        self._band = np.where(self._has_closed_form, band, np.inf).astype(self._loss_dtype)
         starts = np.array([start or 0.0 for start in initial])
         # What the weight adds to.
         self.initial_log_variance = _replica_local_variable(
@@ -414,12 +417,11 @@ class UncertaintyWeighting(keras.layers.Layer):
     def _current_log_variance(self) -> Tensor:
         """The log-variances as they are, which an optimizer may just have moved too far."""
         log_variance = self._trained_log_variance()
-        if not self._has_closed_form.any():
-            return log_variance
-        mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
-        running = closed_form_optimum(mean_loss, self._scale, self._power)
-        near = self._near_closed_form(log_variance, running, lagging)
-        return ops.where(self._has_closed_form, near, log_variance)
+        if self._has_closed_form.any():
+            mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
+            running = closed_form_optimum(mean_loss, self._scale, self._power)
+            log_variance = self._near_closed_form(log_variance, running, lagging)
+        return ops.custom_gradient(_bounded)(log_variance)
 
     def _closed_form_at(self, log_variances: np.ndarray, started: np.ndarray) -> np.ndarray:
         """What `closed_form` holds where these log-variances are the optimum."""
@@ -427,28 +429,21 @@ class UncertaintyWeighting(keras.layers.Layer):
         return np.stack([mean_losses, log_variances, started])
 
     def _trained_log_variance(self) -> Tensor:
-        """The value of `initial + STEP_SCALE · weight`, within the bound, but a smaller gradient.
-
-        An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
-        plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would
-        be `STEP_SCALE² · ∂L/∂s`, and diverge.
-        """
+        """What the optimizer has made of the log-variances, which may be beyond the bound."""
         if not self.built:
             raise ValueError(
                 "The layer has no log-variances yet. Call it on predictions first, or make a model "
                 "with it."
             )
-        log_variance = _snapshot(self.initial_log_variance) + STEP_SCALE * self.log_variance
-        return ops.custom_gradient(_bounded)(log_variance)
+        return _snapshot(self.initial_log_variance) + STEP_SCALE * self.log_variance
 
     def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
         """The nearest to log-variances that is no further from the closed form than it may be."""
-        near = running
+        expected = running
         if self.update == "trained":
             # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
             expected = running - ops.relu(lagging - running)
-            near = ops.clip(log_variance, expected - BAND, expected + BAND)
-        return ops.clip(near, -BOUND, BOUND)
+        return ops.clip(log_variance, expected - self._band, expected + self._band)
 
     def _follow(self, means: Tensor, training: bool) -> Tensor:
         """The log-variances, once those that have a closed form have followed it to this batch."""
@@ -479,11 +474,11 @@ class UncertaintyWeighting(keras.layers.Layer):
         near = self._near_closed_form(
             ops.where(at_optimum, running, log_variance), running, lagging
         )
-        step = ops.stop_gradient(ops.where(self._has_closed_form, near - log_variance, 0.0))
+        step = ops.stop_gradient(near - log_variance)
         self.initial_log_variance.assign_add(step)
         started = ops.where(follows, ops.ones_like(started), started)
         self.closed_form.assign(ops.stop_gradient(ops.stack([mean_loss, lagging, started])))
-        followed = log_variance + step
+        followed = ops.custom_gradient(_bounded)(log_variance + step)
         return ops.where(at_optimum, ops.stop_gradient(followed), followed)
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
@@ -599,17 +594,19 @@ def _bounded(log_variance: Tensor) -> tuple[Tensor, Any]:
     """Log-variances within the bound, and damped gradients: none that points out of the bound.
 
     The gradient of `clip` alone is 0 out there, both ways, so that nothing would ever come back.
+
+    An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
+    plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would be
+    `STEP_SCALE² · ∂L/∂s`, and diverge.
     """
 
     def gradient(*args: Tensor, upstream: Tensor = None) -> Tensor:
         # Keras hands it over by name or by position, as the backend does.
         upstream = args[0] if upstream is None else upstream
-        # An optimizer goes against the gradient: towards 0 if it has the sign of the log-variance.
-        may_move = ops.logical_or(
-            ops.less(ops.abs(log_variance), BOUND), ops.greater(log_variance * upstream, 0)
-        )
+        # An optimizer goes against the gradient: further out if it has the opposite sign.
+        points_out = ops.less_equal(log_variance * ops.sign(upstream), -BOUND)
         damped = (DESCENT_SCALE / STEP_SCALE**2) * upstream
-        return ops.where(may_move, damped, ops.zeros_like(upstream))
+        return ops.where(points_out, ops.zeros_like(upstream), damped)
 
     return ops.clip(log_variance, -BOUND, BOUND), gradient
 
