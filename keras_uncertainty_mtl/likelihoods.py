@@ -543,8 +543,6 @@ class Categorical(_Discrete):
         loss = ops.sparse_categorical_crossentropy(
             _class_ids(targets), predictions, from_logits=self.from_logits
         )
-        if _are_checked(targets):
-            return loss
         return _nan_out_of_range(loss, targets, predictions.shape[-1])
 
     def target_shape(self, prediction_shape: Shape) -> Shape:
@@ -679,17 +677,6 @@ class Gibbs(Likelihood):
             arguments = _loss_arguments(self.keras_loss)
             loss["config"] |= {name: arguments[name] for name in arguments if name in accepted}
         return {"loss": loss, **super().get_config()}
-
-
-def _are_checked(targets: Tensor) -> bool:
-    """Whether cross-entropy itself gives an error or NaN for a class out of range.
-
-    TensorFlow's does, as its documentation of `tf.nn.sparse_softmax_cross_entropy_with_logits`
-    says. Other dtypes hold numbers that are in range once they are class ids.
-    """
-    dtype = keras.backend.standardize_dtype(targets.dtype)
-    ids = "int8", "uint8", "int16", "uint16", "int32"
-    return keras.backend.backend() == "tensorflow" and dtype in ids
 
 
 def _nan_out_of_range(loss: Tensor, targets: Tensor, num_classes: int) -> Tensor:

@@ -55,7 +55,6 @@ TENSORFLOW_ONLY = {
 JAX_ONLY = {
     "test_jax_computes_again_what_a_checkpoint_has_forgotten": "checkpoints are JAX's",
     "test_what_a_compiled_step_of_jax_returns_is_one_array": "what it looks at is JAX's",
-    "test_so_is_a_class_out_of_range_where_jax_would_take_it_for_none": "others have a check",
     "tests/test_distributed.py": "the example is for JAX",
     **dict.fromkeys(
         [
