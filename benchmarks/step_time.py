@@ -1,6 +1,7 @@
 """What weighting costs: the time of a step, of the first step and of an export, and peak memory.
 
     python -m benchmarks.step_time
+    python -m benchmarks.step_time --parts
     python -m benchmarks.step_time --profile
 
 The same network, data, optimizer and number of steps are trained in five ways: with Keras's own
@@ -12,24 +13,25 @@ and their quartiles. Keras compiles a step with XLA where there is a GPU, and wh
 only when it is told to, so steps of many tasks and of pixels are measured both ways, as
 `jit_compile=False` and `True`; the other rows without XLA, where they do not say otherwise.
 
-Some ways are there to tell what a cost is made of. For three tasks: ours with σ fixed, and then
-without a report too. For the bare layer: the floor in a stock `keras.Model` that reports as many
-numbers. For pixels: Keras's cross-entropy of logits times a trainable factor, which is the exact
-likelihood without any report, and Keras's cross-entropy with an `ignore_class`.
-
 Tasks are in turn a Gaussian, a Laplace and a Categorical one, Keras's losses being the mean
 squared error, the mean absolute error and the sparse cross-entropy from logits. Peak memory is by
 how much the resident set of a fresh process grows at most, from the moment before the first step:
 the median of three processes.
 
-`--profile` tells, instead of the table, what the parts of one step cost: each is a function that
-does no more than the network, then its loss too, then the gradients, then the whole step.
+`--parts` tells instead what the costs are made of, by further ways. For three tasks: ours with σ
+fixed, and then without a report too. For the bare layer: the floor in a stock `keras.Model` that
+reports as many numbers. For pixels: Keras's cross-entropy of logits times a trainable factor, which
+is the exact likelihood without any report, and Keras's cross-entropy with an `ignore_class`.
+
+`--profile` takes one step apart: each part is a function that does no more than the network, then
+its loss too, then the gradients, then the whole step.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import os
 import platform
 import re
@@ -352,8 +354,9 @@ WAYS: dict[str, Callable[..., Way]] = {
     LAYER: bare_layer,
 }
 
+USUAL = [KERAS, FLOOR, SCALAR, OURS, LAYER]
 ENDS = [KERAS, FLOOR, OURS]
-PARTS = [KERAS, FLOOR, UNREPORTED, FIXED, OURS]
+PARTS = [KERAS, UNREPORTED, FIXED, OURS]
 
 
 def small_problem(tasks: int) -> Problem:
@@ -405,6 +408,13 @@ PIXEL_WAYS: dict[str, tuple[Callable[..., Way], Likelihood, float]] = {
     ),
     "exact, 30% missing": (multi_task_model, Categorical(missing=MISSING), 0.3),
 }
+PIXEL_PAIRS = [
+    ("approximate", KERAS, 1.0),
+    ("exact", KERAS, 1.1),
+    ("approximate, 30% missing", "approximate", 1.05),
+    ("exact, 30% missing", "exact", 1.05),
+]
+PIXEL_PARTS = [(TEMPERATURE, KERAS, None), ("exact", KERAS, 1.1), (IGNORING, KERAS, None)]
 
 
 def pixel_way(name: str, **options: Any) -> Way:
@@ -448,15 +458,16 @@ def task_rows(
     for name in names[1:]:
         target = targets[count] if name == OURS else None
         yield Row.over(variant, measured, seconds, name, KERAS, target)
-    if LAYER in names:
+    if REPORTING in names:
         yield Row.over(variant, measured, seconds, REPORTING, OURS)
+    if LAYER in names:
         yield Row.over(variant, measured, seconds, LAYER, OURS, 1.05)
 
 
 def small_network_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
     """Steps of a small network with few tasks and with many."""
-    yield from task_rows(variant, 3, rounds, list(WAYS), **options)
-    yield from task_rows(variant, 30, rounds, [*ENDS, SCALAR, REPORTING, LAYER], **options)
+    yield from task_rows(variant, 3, rounds, USUAL, **options)
+    yield from task_rows(variant, 30, rounds, USUAL, **options)
     yield from task_rows(variant, 128, rounds, ENDS, **options)
 
 
@@ -479,7 +490,7 @@ def large_network_rows(variant: str, rounds: int, **options: Any) -> Iterator[Ro
     """Steps of a network beside which the losses should not be noticed."""
     problem = convolutional_problem(3)
     # A difference of a hundredth takes more rounds to be seen.
-    seconds = step_seconds({name: WAYS[name](problem, **options) for name in ENDS}, 4 * rounds)
+    seconds = step_seconds({name: WAYS[name](problem, **options) for name in ENDS}, 3 * rounds)
     for name, target in ((KERAS, None), (OURS, 1.03)):
         measured = "step, convolutional network, 3 tasks"
         yield Row.over(variant, measured, seconds, name, FLOOR, target)
@@ -499,25 +510,20 @@ def first_step_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
     yield Row.over(variant, "first step, 30 tasks", seconds, OURS, KERAS, 0.65)
 
 
-def pixel_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
-    """Time and memory of a class for each of a million pixels."""
-    seconds = step_seconds({name: pixel_way(name, **options) for name in PIXEL_WAYS}, rounds)
-    arguments = [(name, options) for name in PIXEL_WAYS for _ in range(3)]
+def pixel_rows(
+    variant: str, rounds: int, pairs: Sequence[tuple[str, str, float | None]], **options: Any
+) -> Iterator[Row]:
+    """Time and memory of a class for each of a million pixels, of one way over another."""
+    names = list(dict.fromkeys(name for *pair, _ in pairs for name in pair))
+    seconds = step_seconds({name: pixel_way(name, **options) for name in names}, rounds)
+    arguments = [(name, options) for name in names for _ in range(3)]
     # Forks of a process that has imported all, but not yet run anything, start at once.
     context = get_context("forkserver")
     context.set_forkserver_preload([__spec__.name])
     with context.Pool(os.cpu_count(), maxtasksperchild=1) as pool:
         peaks = pool.starmap(peak_megabytes, arguments, chunksize=1)
-    megabytes = dict(zip(PIXEL_WAYS, np.median(np.reshape(peaks, (-1, 3)), axis=1), strict=True))
-    missing = ", 30% missing"
-    for name, other, target in (
-        (IGNORING, KERAS, None),
-        ("approximate", KERAS, 1.0),
-        (TEMPERATURE, KERAS, None),
-        ("exact", KERAS, 1.1),
-        ("approximate" + missing, "approximate", 1.05),
-        ("exact" + missing, "exact", 1.05),
-    ):
+    megabytes = dict(zip(names, np.median(np.reshape(peaks, (-1, 3)), axis=1), strict=True))
+    for name, other, target in pairs:
         yield Row.over(variant, "pixels, step", seconds, name, other, target)
         yield Row.of(
             variant,
@@ -575,15 +581,23 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any, **environmen
         os.environ.update(before)
 
 
-def backend_rows(rounds: int) -> list[Row]:
-    """The first rows on whatever backend this process has."""
-    names = {"jax": "JAX", "torch": "PyTorch"}
-    backend = names[keras.backend.backend()]
-    return [
-        *task_rows(backend, 3, rounds, PARTS),
-        *task_rows(backend, 30, rounds, ENDS),
-        *task_rows(backend, 128, rounds, ENDS),
-    ]
+def backend_rows(rounds: int, names_of: Mapping[int, Sequence[str]]) -> list[Row]:
+    """The rows of so many tasks on whatever backend this process has."""
+    backend = {"jax": "JAX", "torch": "PyTorch"}[keras.backend.backend()]
+    rows = (task_rows(backend, count, rounds, names) for count, names in names_of.items())
+    return list(itertools.chain.from_iterable(rows))
+
+
+def other_rows(rounds: int, names_of: Mapping[int, Sequence[str]]) -> Iterator[Row]:
+    """The rows of so many tasks in half precision and on the other backends."""
+    with _policy("mixed_bfloat16"):
+        for count, names in names_of.items():
+            yield from task_rows("mixed_bfloat16", count, rounds, names)
+    for backend in ("jax", "torch"):
+        if importlib.util.find_spec(backend):
+            yield from in_fresh_process(backend_rows, rounds, names_of, KERAS_BACKEND=backend)
+        else:
+            print(f"{backend} is not installed: left out", flush=True)
 
 
 def all_rows(rounds: int) -> Iterator[Row]:
@@ -593,20 +607,23 @@ def all_rows(rounds: int) -> Iterator[Row]:
     yield from scaling_rows(variant, rounds, **options)
     yield from large_network_rows(variant, rounds, **options)
     yield from first_step_rows(variant, rounds, **options)
-    yield from pixel_rows(variant, rounds, **options)
+    yield from pixel_rows(variant, rounds, PIXEL_PAIRS, **options)
     yield from export_rows(variant, rounds)
     variant, options = "jit_compile=True", {"jit_compile": True}
     yield from small_network_rows(variant, rounds, **options)
     yield from large_network_rows(variant, rounds, **options)
-    yield from pixel_rows(variant, rounds, **options)
-    with _policy("mixed_bfloat16"):
-        yield from task_rows("mixed_bfloat16", 3, rounds, PARTS)
-        yield from task_rows("mixed_bfloat16", 30, rounds, ENDS)
-    for backend in ("jax", "torch"):
-        if importlib.util.find_spec(backend):
-            yield from in_fresh_process(backend_rows, rounds, KERAS_BACKEND=backend)
-        else:
-            print(f"{backend} is not installed: left out", flush=True)
+    yield from pixel_rows(variant, rounds, PIXEL_PAIRS, **options)
+    yield from other_rows(rounds, {3: ENDS, 30: ENDS, 128: ENDS})
+
+
+def part_rows(rounds: int) -> Iterator[Row]:
+    """What the costs are made of, row by row."""
+    for jit_compile in (False, True):
+        variant, options = f"jit_compile={jit_compile}", {"jit_compile": jit_compile}
+        yield from task_rows(variant, 3, rounds, [*PARTS, REPORTING, LAYER], **options)
+        yield from task_rows(variant, 30, rounds, [KERAS, REPORTING, OURS, LAYER], **options)
+        yield from pixel_rows(variant, rounds, PIXEL_PARTS, **options)
+    yield from other_rows(rounds, {3: PARTS})
 
 
 def profile(tasks: int, rounds: int) -> Iterator[list[str]]:
@@ -770,10 +787,11 @@ def _machine() -> str:
 
 
 def main() -> None:
-    """Prints the table, or the profile, and writes it as Markdown and as CSV."""
+    """Prints a table, or the profile, and writes it as Markdown and as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--profile", action="store_true", help="what the parts of a step cost")
+    parser.add_argument("--parts", action="store_true", help="what the costs are made of")
+    parser.add_argument("--profile", action="store_true", help="one step taken apart")
     parser.add_argument("--tasks", type=int, default=30, help="of the profile")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
@@ -787,10 +805,10 @@ def main() -> None:
         lines = list(profile(arguments.tasks, arguments.rounds))
         table = pd.DataFrame(lines, columns=header)
     else:
-        name = "step_time"
+        name = "step_parts" if arguments.parts else "step_time"
         header = ["variant", "measured", "ratio", "quartiles", "to reach", "reached", "medians"]
         rows = []
-        for row in all_rows(arguments.rounds):
+        for row in (part_rows if arguments.parts else all_rows)(arguments.rounds):
             rows.append(row)
             lines.append(row.cells())
             print(*lines[-1], sep=" | ", flush=True)
