@@ -10,13 +10,13 @@ with a layer that has one scalar weight a task, as the paper's author's example 
 `MultiTaskModel`; and with the bare layer and `target_inputs`. The ways take turns within one
 process, so that the drift of the machine cancels; the table has the median of the rounds' ratios
 and their quartiles. Keras compiles a step with XLA where there is a GPU, and where there is none
-only when it is told to, so steps of many tasks and of pixels are measured both ways, as
-`jit_compile=False` and `True`; the other rows without XLA, where they do not say otherwise.
+only when it is told to, so steps are measured both ways, as `jit_compile=False` and `True`. JAX
+always compiles; first steps, exports, half precision and PyTorch are measured without.
 
 Tasks are in turn a Gaussian, a Laplace and a Categorical one, Keras's losses being the mean
 squared error, the mean absolute error and the sparse cross-entropy from logits. Peak memory is by
-how much the resident set of a fresh process grows at most, from the moment before the first step:
-the median of three processes.
+how much the resident set of a process that has run nothing yet grows at most, from the moment
+before the first step: the median of three processes.
 
 `--parts` tells instead what the costs are made of, by further ways. For three tasks: ours with σ
 fixed, and then without a report too. For the bare layer: the floor in a stock `keras.Model` that
@@ -68,8 +68,8 @@ from keras_uncertainty_mtl.logs import as_one_tensor
 Tensor = Any
 Name = TypeVar("Name", bound=Hashable)
 
-# Steps of some milliseconds take turns more often, and for as long as this: the shorter the turns,
-# the more alike the machine is to all of them.
+# Steps of some milliseconds take turns more often, and for about as long as this: the shorter the
+# turns, the more alike the machine is to all of them.
 TURN_SECONDS = 0.02
 TURNS_OF_A_ROUND = 5
 FEATURES = 32
@@ -440,10 +440,11 @@ def step_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, np.ndarray]:
         # Keras would do so in the first step, and TensorFlow trace it twice.
         way.model.optimizer.build(way.model.trainable_variables)
         way.seconds(2)
-    steps = round(TURN_SECONDS / min(way.seconds(2) for way in ways.values()))
-    if steps > 0:
+    fastest = min(way.seconds(2) for way in ways.values())
+    if fastest < 2 * TURN_SECONDS:
         rounds *= TURNS_OF_A_ROUND
-    turns = {name: partial(way.seconds, max(2, min(steps, 50))) for name, way in ways.items()}
+    steps = max(2, min(round(TURN_SECONDS / fastest), 50))
+    turns = {name: partial(way.seconds, steps) for name, way in ways.items()}
     return alternate(turns, rounds)
 
 
@@ -790,8 +791,9 @@ def main() -> None:
     """Prints a table, or the profile, and writes it as Markdown and as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--parts", action="store_true", help="what the costs are made of")
-    parser.add_argument("--profile", action="store_true", help="one step taken apart")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--parts", action="store_true", help="what the costs are made of")
+    instead.add_argument("--profile", action="store_true", help="one step taken apart")
     parser.add_argument("--tasks", type=int, default=30, help="of the profile")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()

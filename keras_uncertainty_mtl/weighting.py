@@ -161,9 +161,6 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._has_closed_form = self._each_entry(
             likelihood.has_closed_form for likelihood in self.tasks.values()
         ).astype(bool)
-        # How far from its closed form a log-variance may be: anywhere, if it has none.
-        band = BAND if self.update == "trained" else 0.0
-        self._band = np.where(self._has_closed_form, band, np.inf).astype(self._loss_dtype)
         starts = np.array([start or 0.0 for start in initial])
         # What the weight adds to.
         self.initial_log_variance = _replica_local_variable(
@@ -420,12 +417,16 @@ class UncertaintyWeighting(keras.layers.Layer):
         if self._has_closed_form.any():
             mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
             running = closed_form_optimum(mean_loss, self._scale, self._power)
-            log_variance = self._near_closed_form(log_variance, running, lagging)
+            near = self._near_closed_form(log_variance, running, lagging)
+            log_variance = ops.where(self._has_closed_form, near, log_variance)
         return ops.custom_gradient(_bounded)(log_variance)
 
     def _closed_form_at(self, log_variances: np.ndarray, started: np.ndarray) -> np.ndarray:
         """What `closed_form` holds where these log-variances are the optimum."""
-        mean_losses = np.exp(self._power * log_variances) / (2.0 * self._scale * self._power)
+        optimal = np.exp(self._power * log_variances) / (2.0 * self._scale * self._power)
+        # A power of a σ that is allowed may be more than what the dtype holds.
+        representable = np.finfo(self._loss_dtype)
+        mean_losses = np.clip(optimal, representable.tiny, representable.max)
         return np.stack([mean_losses, log_variances, started])
 
     def _trained_log_variance(self) -> Tensor:
@@ -439,11 +440,11 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
         """The nearest to log-variances that is no further from the closed form than it may be."""
-        expected = running
-        if self.update == "trained":
-            # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
-            expected = running - ops.relu(lagging - running)
-        return ops.clip(log_variance, expected - self._band, expected + self._band)
+        if self.update == "closed_form":
+            return running
+        # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
+        expected = running - ops.relu(lagging - running)
+        return ops.clip(log_variance, expected - BAND, expected + BAND)
 
     def _follow(self, means: Tensor, training: bool) -> Tensor:
         """The log-variances, once those that have a closed form have followed it to this batch."""
@@ -474,7 +475,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         near = self._near_closed_form(
             ops.where(at_optimum, running, log_variance), running, lagging
         )
-        step = ops.stop_gradient(near - log_variance)
+        step = ops.stop_gradient(ops.where(self._has_closed_form, near - log_variance, 0.0))
         self.initial_log_variance.assign_add(step)
         started = ops.where(follows, ops.ones_like(started), started)
         self.closed_form.assign(ops.stop_gradient(ops.stack([mean_loss, lagging, started])))

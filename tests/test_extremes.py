@@ -10,6 +10,7 @@ from keras_uncertainty_mtl import (
     Gaussian,
     Gibbs,
     Laplace,
+    Likelihood,
     MultiTaskModel,
     UncertaintyWeighting,
 )
@@ -237,6 +238,38 @@ def test_an_initial_sigma_beyond_the_bound_is_refused(sigma):
     layer = UncertaintyWeighting({"depth": Gaussian(initial_sigma=sigma)})
     with pytest.raises(ValueError, match=f"Task 'depth'.*1e-13 and 1e13.*Received.*{sigma}"):
         layer.build((None, 1))
+
+
+class Quartic(Likelihood):
+    """¼ · ((y - f) / σ)⁴ + ½ · log σ², of a σ whose fourth power may be no float."""
+
+    scale, power = 0.25, 2.0
+
+    def loss(self, targets, predictions):
+        return (targets - predictions) ** 4
+
+
+class QuarticOfItsOwn(Quartic):
+    """The same, but no closed form is known of it."""
+
+    def negative_log_likelihood(self, targets, predictions, log_variance):
+        return super().negative_log_likelihood(targets, predictions, log_variance)
+
+
+@pytest.mark.parametrize("sigma", [1e-13, 1e-10, 1e10, 1e13])
+def test_all_stays_finite_from_an_initial_sigma_whose_power_is_no_float(sigma):
+    layer = UncertaintyWeighting({"a": Quartic(initial_sigma=sigma)})
+    for _ in range(3):
+        layer(np.ones((4, 1), "float32"), np.zeros((4, 1)), training=True)
+        assert np.isfinite(float(layer.losses[0]))
+        assert 1e-13 < layer.sigmas()["a"] < 1e13
+
+
+def test_where_no_closed_form_is_known_it_stays_as_it_was_given():
+    layer = UncertaintyWeighting({"a": QuarticOfItsOwn(initial_sigma=1e13), "b": Gaussian()})
+    predictions = {"a": np.ones((4, 1), "float32"), "b": np.ones((4, 1), "float32")}
+    layer(predictions, predictions, training=True)
+    assert layer.sigmas()["a"] == pytest.approx(1e13)
 
 
 class TestDrivenToTheEnds:
