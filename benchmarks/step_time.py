@@ -18,8 +18,8 @@ squared error, the mean absolute error and the sparse cross-entropy from logits.
 how much the resident set of a process that has run nothing yet grows at most, from the moment
 before the first step: the median of three processes.
 
-`--parts` tells instead what the costs are made of, by further ways. For three tasks: ours with σ
-fixed, and then without a report too. For the bare layer: the floor in a stock `keras.Model` that
+`--parts` tells instead what the costs are made of, by further ways. For steps: ours with σ fixed,
+and then without a report too. For the bare layer: the floor in a stock `keras.Model` that
 reports as many numbers. For pixels: Keras's cross-entropy of logits times a trainable factor, which
 is the exact likelihood without any report, and Keras's cross-entropy with an `ignore_class`.
 
@@ -356,7 +356,7 @@ WAYS: dict[str, Callable[..., Way]] = {
 
 USUAL = [KERAS, FLOOR, SCALAR, OURS, LAYER]
 ENDS = [KERAS, FLOOR, OURS]
-PARTS = [KERAS, UNREPORTED, FIXED, OURS]
+PARTS = [KERAS, SCALAR, UNREPORTED, FIXED, OURS]
 
 
 def small_problem(tasks: int) -> Problem:
@@ -624,7 +624,7 @@ def part_rows(rounds: int) -> Iterator[Row]:
         yield from task_rows(variant, 3, rounds, [*PARTS, REPORTING, LAYER], **options)
         yield from task_rows(variant, 30, rounds, [KERAS, REPORTING, OURS, LAYER], **options)
         yield from pixel_rows(variant, rounds, PIXEL_PARTS, **options)
-    yield from other_rows(rounds, {3: PARTS})
+    yield from other_rows(rounds, {3: PARTS, 30: PARTS, 128: PARTS})
 
 
 def profile(tasks: int, rounds: int) -> Iterator[list[str]]:
