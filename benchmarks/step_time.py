@@ -216,18 +216,11 @@ class Numbers(keras.metrics.Metric):
         return dict(zip(self.names, ops.unstack(ops.convert_to_tensor(self.values)), strict=True))
 
 
-class Unreported(MultiTaskModel):
+class Unreported(UncertaintyWeighting):
     """Ours, nothing of the tasks reported."""
 
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Tensor:
-        return self.weighting.combined_loss(y_pred, y, training=training, report=False)
+    def combined_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().combined_loss(*args, **kwargs | {"report": False})
 
 
 class ScalarWeights(keras.layers.Layer):
@@ -302,24 +295,23 @@ def scalar_layer(problem: Problem, **options: Any) -> Way:
     return _with_target_inputs(problem, targets, outputs, options)
 
 
-def multi_task_model(problem: Problem, **options: Any) -> Way:
+def multi_task_model(problem: Problem, weighting: Any = None, **options: Any) -> Way:
     """Ours, with the targets as `y`."""
-    model = MultiTaskModel(problem.network.input, problem.network.output, problem.tasks)
+    model = MultiTaskModel(
+        problem.network.input, problem.network.output, weighting or problem.tasks
+    )
     return _with_targets(problem, model, options)
 
 
 def fixed(problem: Problem, **options: Any) -> Way:
     """Ours, but no σ moves."""
     weighting = UncertaintyWeighting(problem.tasks, trainable=False)
-    model = MultiTaskModel(problem.network.input, problem.network.output, weighting)
-    return _with_targets(problem, model, options)
+    return multi_task_model(problem, weighting, **options)
 
 
 def fixed_unreported(problem: Problem, **options: Any) -> Way:
     """The likelihoods alone."""
-    weighting = UncertaintyWeighting(problem.tasks, trainable=False)
-    model = Unreported(problem.network.input, problem.network.output, weighting)
-    return _with_targets(problem, model, options)
+    return multi_task_model(problem, Unreported(problem.tasks, trainable=False), **options)
 
 
 def bare_layer(problem: Problem, **options: Any) -> Way:
