@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_uncertainty_mtl.calibration import optimal_log_variances
+from keras_uncertainty_mtl.dispatch import on_next_batch
 from keras_uncertainty_mtl.logs import as_one_tensor
 from keras_uncertainty_mtl.reductions import check_strategy, num_replicas
 from keras_uncertainty_mtl.structures import by_task
@@ -116,16 +118,32 @@ class MultiTaskModel(keras.Model):
         # Private to Keras, and there is no public way: without it, all is the same but slower.
         make_function = partial(super()._make_function, *args, **kwargs)
         if keras.backend.backend() == "tensorflow":
-            return as_one_tensor(step_function, make_function)
+            if self.run_eagerly or self.steps_per_execution > 1:
+                return as_one_tensor(step_function, make_function)
+            return as_one_tensor(
+                step_function,
+                lambda step: on_next_batch(step, make_function(step), self.jit_compile),
+            )
         compiles = self.jit_compile and not (self.run_eagerly or keras.config.is_nnx_enabled())
         if keras.backend.backend() == "jax" and compiles:
             import jax
 
-            # Keras has compiled the step already; compiled once more, it returns one array.
+            # Keras has compiled the step already. Compiled anew, it returns one array; or compiled
+            # once more, where Keras has told it how a distribution lays out the state.
+            if keras.distribution.distribution() is None:
+                step_function = inspect.unwrap(step_function)
             return as_one_tensor(
                 step_function, lambda step: make_function(jax.jit(step, donate_argnums=0))
             )
         return make_function(step_function)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_jax_state":
+            # Private to Keras, whose loop sets it after every step on JAX. It holds the array of
+            # every variable, and Keras would look whether each of them is a layer or a variable.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""

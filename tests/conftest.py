@@ -26,6 +26,7 @@ TENSORFLOW_ONLY = {
     "tests/test_compilation.py": "XLA by way of a tf.function",
     "tests/test_serving.py": "what is served is a SavedModel from TensorFlow",
     "tests/test_plotting.py": "draws NumPy arrays",
+    "tests/test_dispatch.py": "the function that is replaced is TensorFlow's",
     "tests/test_likelihoods.py": "its graphs and tapes are TensorFlow's, see test_properties.py",
     "tests/test_observations.py": "its graphs and tapes are TensorFlow's, see test_properties.py",
     "tests/test_reductions.py": "its graphs, tapes and strategies are TensorFlow's",
@@ -33,7 +34,7 @@ TENSORFLOW_ONLY = {
     "tests/test_readme.py": "exports, which PyTorch cannot do",
     "tests/integration/test_convergence.py": "what it is fed is a tf.data",
     "tests/integration/test_endurance.py": "PyTorch has no graphs, JAX one for each batch size",
-    "test_what_a_compiled_step_of_tensorflow_returns_is_one_tensor": "Optional is TensorFlow's",
+    "test_what_a_compiled_step_of_tensorflow_returns_is_one_tensor": "iterators are TensorFlow's",
     "test_tensorflow_takes_the_numbers_of_a_step_for_tensors": "train_function takes its iterators",
     "test_a_train_step_of_ones_own_may_report_whatever_it_likes": "JAX's steps take a state",
     "test_tensorflow_traces_a_step_once": "JAX's steps take a state",
@@ -55,6 +56,7 @@ TENSORFLOW_ONLY = {
 JAX_ONLY = {
     "test_jax_computes_again_what_a_checkpoint_has_forgotten": "checkpoints are JAX's",
     "test_what_a_compiled_step_of_jax_returns_is_one_array": "what it looks at is JAX's",
+    "test_what_jax_hands_from_step_to_step_is_not_searched_for_layers": "its state is JAX's",
     "tests/test_distributed.py": "the example is for JAX",
     **dict.fromkeys(
         [

@@ -1,0 +1,55 @@
+"""How a compiled step is run on TensorFlow, batch by batch, with little to do beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import keras
+
+Function = Callable[[Any], Any]
+
+
+def on_next_batch(step: Function, otherwise: Function, jit_compile: bool) -> Function:
+    """A function that runs a step on the next batch of an iterator, as Keras's loops call it.
+
+    Keras's own function waits for each step to see whether it ran at all, which serves several
+    steps per execution (keras-team/keras pull request 20396), and has TensorFlow compare the
+    structure of the data with that of every graph it has traced. For small networks the two take
+    longer than the weighting, and the second one grows with the tasks.
+
+    Args:
+        step: Function of a batch, to be compiled.
+        otherwise: Keras's own function of the same step, for whatever is no `tf.data` iterator:
+            the batch of `train_on_batch`, and what a `tf.distribute` strategy makes of a dataset.
+        jit_compile: Whether to compile with XLA.
+
+    Returns:
+        Function of an iterator. It raises `tf.errors.OutOfRangeError` where there are no more data.
+    """
+    import tensorflow as tf
+
+    as_written = tf.autograph.experimental.do_not_convert
+    compiled_step = tf.function(as_written(step), reduce_retracing=True, jit_compile=jit_compile)
+
+    def step_on_next_batch(iterator: Any) -> Any:
+        batch = iterator.get_next()
+        # Keras has optionals stand for `None`.
+        return compiled_step(
+            keras.tree.map_structure(
+                lambda value: None if isinstance(value, tf.experimental.Optional) else value, batch
+            )
+        )
+
+    traced = tf.function(as_written(step_on_next_batch), reduce_retracing=True)
+    graphs: Any = WeakKeyDictionary()
+
+    def function(iterator: Any) -> Any:
+        if not isinstance(iterator, tf.data.Iterator) or tf.config.functions_run_eagerly():
+            return otherwise(iterator)
+        if iterator not in graphs:
+            graphs[iterator] = traced.get_concrete_function(iterator)
+        return graphs[iterator](iterator)
+
+    return function
