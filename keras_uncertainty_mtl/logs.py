@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_uncertainty_mtl.structures import stack
+
 Tensor = Any
 Logs = Any
 Step = Callable[..., Any]
@@ -73,7 +75,7 @@ def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
             return logs
         names = list(logs)
         names_of[repr(names)] = names
-        return {repr(names): ops.stack(list(logs.values()))}
+        return {repr(names): stack(list(logs.values()))}
 
     def unpack(logs: Logs) -> Logs:
         key = next(iter(logs), None) if isinstance(logs, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -51,6 +50,8 @@ class MultiTaskModel(keras.Model):
     References:
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
     """
+
+    train_function: Any
 
     # Keras clones and revives a functional subclass only where its constructor takes `*args` and
     # `**kwargs`, by these names. It then leaves out `weighting`, which the graph holds already.
@@ -112,7 +113,11 @@ class MultiTaskModel(keras.Model):
             # Keras would make its variables in the first step, and TensorFlow then traces it twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        return super().make_train_function(force)
+        made_before = self.train_function
+        super().make_train_function(force)
+        if keras.backend.backend() == "torch" and self.train_function is not made_before:
+            self.train_function = as_one_tensor(self.train_function, lambda step: step)
+        return self.train_function
 
     def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
         # Private to Keras, and there is no public way: without it, all is the same but slower.
@@ -131,7 +136,7 @@ class MultiTaskModel(keras.Model):
             # Keras has compiled the step already. Compiled anew, it returns one array; or compiled
             # once more, where Keras has told it how a distribution lays out the state.
             if keras.distribution.distribution() is None:
-                step_function = inspect.unwrap(step_function)
+                step_function = step_function.__wrapped__
             return as_one_tensor(
                 step_function, lambda step: make_function(jax.jit(step, donate_argnums=0))
             )

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl.structures import stack
+
 Tensor = Any
 
 
@@ -40,7 +42,7 @@ class TaskStatistics(keras.metrics.Metric):
             sigmas: Vector of the tasks' σ.
         """
         self._has_batches = True
-        self._sums.assign_add(ops.cast(ops.stack([losses, weights]), self.dtype))
+        self._sums.assign_add(ops.cast(stack([losses, weights]), self.dtype))
         self._sigmas.assign(ops.cast(sigmas, self.dtype))
 
     def result(self) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from keras_uncertainty_mtl.observations import Observations, stackable
 from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
 from keras_uncertainty_mtl.shapes import Shape
 from keras_uncertainty_mtl.statistics import TaskStatistics
-from keras_uncertainty_mtl.structures import by_task, naming_task
+from keras_uncertainty_mtl.structures import by_task, naming_task, stack
 
 Tensor = Any
 
@@ -478,7 +478,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         step = ops.stop_gradient(ops.where(self._has_closed_form, near - log_variance, 0.0))
         self.initial_log_variance.assign_add(step)
         started = ops.where(follows, ops.ones_like(started), started)
-        self.closed_form.assign(ops.stop_gradient(ops.stack([mean_loss, lagging, started])))
+        self.closed_form.assign(ops.stop_gradient(stack([mean_loss, lagging, started])))
         followed = ops.custom_gradient(_bounded)(log_variance + step)
         return ops.where(at_optimum, ops.stop_gradient(followed), followed)
 
@@ -636,7 +636,7 @@ def _stack(tensors: list[Any]) -> Any:
     """The tensors along a new first axis; one alone, which may be `None`, as it is."""
     if len(tensors) == 1 or tensors[0] is None:
         return tensors[0]
-    return ops.stack(tensors)
+    return stack(tensors)
 
 
 def _snapshot(variable: Any) -> Tensor:
@@ -655,7 +655,7 @@ def _in_order(order: np.ndarray, values: Iterable[Tensor]) -> Tensor:
     """One vector of all entries of scalars and vectors, in this order."""
     values = list(values)
     if all(len(value.shape) == 0 for value in values):
-        vector = ops.stack(values)
+        vector = stack(values)
     else:
         vector = ops.concatenate([ops.reshape(value, (-1,)) for value in values])
     is_sorted = np.array_equal(order, np.arange(len(order)))

@@ -1,5 +1,7 @@
 """The one tensor that a step's numbers travel in: the same for everybody, and really one."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -25,7 +27,9 @@ def data():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"run_eagerly": True}, {"steps_per_execution": 2}], ids=str
+    "options",
+    [{}, {"run_eagerly": True}, {"steps_per_execution": 2}],
+    ids=["compiled", "run_eagerly", "steps_per_execution"],
 )
 def test_history_evaluate_and_train_on_batch_are_as_without(monkeypatch, options):
     x, y = data()
@@ -121,6 +125,43 @@ def test_what_a_compiled_step_of_jax_returns_is_one_array(monkeypatch):
     model.fit(x, y, verbose=0)
     model.evaluate(x, y, verbose=0)
     assert [[v.shape for v in logs.values()] for logs in returned] == [[(5,)], [(5,)]]
+
+
+def test_what_a_step_of_pytorch_returns_leaves_its_device_at_once(monkeypatch):
+    read = []
+    convert_to_numpy = ops.convert_to_numpy
+    monkeypatch.setattr(ops, "convert_to_numpy", lambda x: read.append(x) or convert_to_numpy(x))
+    x, y = data()
+    model = make_model()
+    model.compile("adam")
+    model.fit(x, y, epochs=2, verbose=0)
+    logs = model.train_function([(ops.convert_to_tensor(x), y)])
+    assert set(logs) == {"loss", *(f"{t}_{v}" for t in y for v in ("loss", "sigma"))}
+    read.clear()
+    numbers = [float(number) for number in logs.values()]
+    assert np.isfinite(numbers).all()
+    assert [tuple(vector.shape) for vector in read] == [(5,)]
+
+
+def test_jax_compiles_a_train_step_of_ones_own_with_what_it_is_wrapped_in():
+    def counted(step):
+        @functools.wraps(step)
+        def counting(*args):
+            logs, state = step(*args)
+            return logs | {"one": ops.ones(())}, state
+
+        return counting
+
+    class Model(MultiTaskModel):
+        train_step = counted(MultiTaskModel.train_step)
+
+    x, y = data()
+    source = make_model()
+    model = Model(source.input, source.output)
+    model.compile("adam")
+    history = model.fit(x, y, verbose=0).history
+    assert history["one"] == [1]
+    assert "depth_sigma" in history
 
 
 def test_what_jax_hands_from_step_to_step_is_not_searched_for_layers():
