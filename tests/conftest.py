@@ -56,7 +56,7 @@ TENSORFLOW_ONLY = {
 JAX_ONLY = {
     "test_jax_computes_again_what_a_checkpoint_has_forgotten": "checkpoints are JAX's",
     "test_what_a_compiled_step_of_jax_returns_is_one_array": "what it looks at is JAX's",
-    "test_jax_compiles_a_train_step_of_ones_own_with_what_it_is_wrapped_in": "its steps take a state",
+    "test_jax_compiles_a_train_step_of_ones_own_as_it_is_wrapped": "its steps take a state",
     "test_what_jax_hands_from_step_to_step_is_not_searched_for_layers": "its state is JAX's",
     "tests/test_distributed.py": "the example is for JAX",
     **dict.fromkeys(

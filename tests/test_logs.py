@@ -143,7 +143,7 @@ def test_what_a_step_of_pytorch_returns_leaves_its_device_at_once(monkeypatch):
     assert [tuple(vector.shape) for vector in read] == [(5,)]
 
 
-def test_jax_compiles_a_train_step_of_ones_own_with_what_it_is_wrapped_in():
+def test_jax_compiles_a_train_step_of_ones_own_as_it_is_wrapped():
     def counted(step):
         @functools.wraps(step)
         def counting(*args):
