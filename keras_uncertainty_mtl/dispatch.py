@@ -26,7 +26,8 @@ def on_next_batch(step: Function, otherwise: Function, jit_compile: bool) -> Fun
         jit_compile: Whether to compile with XLA.
 
     Returns:
-        Function of an iterator. It raises `tf.errors.OutOfRangeError` where there are no more data.
+        Function of an iterator, or of what `otherwise` takes. Where a `tf.data` iterator has no
+        more data, it raises `tf.errors.OutOfRangeError`, as Keras's own does.
     """
     import tensorflow as tf
 
@@ -35,7 +36,7 @@ def on_next_batch(step: Function, otherwise: Function, jit_compile: bool) -> Fun
 
     def step_on_next_batch(iterator: Any) -> Any:
         batch = iterator.get_next()
-        # Keras has optionals stand for `None`.
+        # Keras puts an optional where a generator has given `None`.
         return compiled_step(
             keras.tree.map_structure(
                 lambda value: None if isinstance(value, tf.experimental.Optional) else value, batch
@@ -48,8 +49,9 @@ def on_next_batch(step: Function, otherwise: Function, jit_compile: bool) -> Fun
     def function(iterator: Any) -> Any:
         if not isinstance(iterator, tf.data.Iterator) or tf.config.functions_run_eagerly():
             return otherwise(iterator)
-        if iterator not in graphs:
-            graphs[iterator] = traced.get_concrete_function(iterator)
-        return graphs[iterator](iterator)
+        concrete = graphs.get(iterator)
+        if concrete is None:
+            concrete = graphs[iterator] = traced.get_concrete_function(iterator)
+        return concrete(iterator)
 
     return function

@@ -48,6 +48,10 @@ class _Number(_tensor_class()):  # type: ignore[misc]
         """As a tensor's."""
         return np.array(self)
 
+    def item(self) -> float:
+        """As a tensor's."""
+        return float(self)
+
     def __repr__(self) -> str:
         return repr(float(self))
 

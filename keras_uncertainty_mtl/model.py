@@ -51,7 +51,7 @@ class MultiTaskModel(keras.Model):
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
     """
 
-    train_function: Any
+    train_function: Any  # Keras's, which has no types.
 
     # Keras clones and revives a functional subclass only where its constructor takes `*args` and
     # `**kwargs`, by these names. It then leaves out `weighting`, which the graph holds already.
@@ -116,6 +116,7 @@ class MultiTaskModel(keras.Model):
         made_before = self.train_function
         super().make_train_function(force)
         if keras.backend.backend() == "torch" and self.train_function is not made_before:
+            # There is no step to be compiled, or Keras has compiled it to return what it would.
             self.train_function = as_one_tensor(self.train_function, lambda step: step)
         return self.train_function
 
@@ -133,17 +134,17 @@ class MultiTaskModel(keras.Model):
         if keras.backend.backend() == "jax" and compiles:
             import jax
 
-            # Keras has compiled the step already. Compiled anew, it returns one array; or compiled
-            # once more, where Keras has told it how a distribution lays out the state.
+            # Keras has compiled the step already; compiled anew, it returns one array. Under a
+            # distribution Keras has told it how to lay out the state, so it is compiled once more.
             if keras.distribution.distribution() is None:
-                step_function = step_function.__wrapped__
+                step_function = getattr(step_function, "__wrapped__", step_function)
             return as_one_tensor(
                 step_function, lambda step: make_function(jax.jit(step, donate_argnums=0))
             )
         return make_function(step_function)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_jax_state":
+        if name == "_jax_state" and not keras.config.is_nnx_enabled():
             # Private to Keras, whose loop sets it after every step on JAX. It holds the array of
             # every variable, and Keras would look whether each of them is a layer or a variable.
             object.__setattr__(self, name, value)

@@ -1,4 +1,4 @@
-"""Predictions, targets and weights of several tasks: whatever structure the user keeps them in."""
+"""Predictions, targets and weights of several tasks, in whatever structure the user keeps them."""
 
 from __future__ import annotations
 
@@ -68,12 +68,17 @@ def _entries(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, A
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors, all of one shape and dtype, along a new first axis."""
-    if keras.backend.backend() == "torch" and all(map(ops.is_tensor, tensors)):
+    if keras.backend.backend() == "torch" and _have_one_device(tensors):
         import torch
 
-        # Keras makes sure of each, which with many takes twenty times as long as stacking them.
+        # Keras would first move each to its own device, which takes far longer than to stack them.
         return torch.stack(list(tensors))
     return ops.stack(tensors)
+
+
+def _have_one_device(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are tensors of PyTorch's that are all in one place."""
+    return all(map(ops.is_tensor, tensors)) and len({tensor.device for tensor in tensors}) == 1
 
 
 @contextmanager

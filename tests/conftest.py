@@ -94,6 +94,7 @@ NOT_ON_PYTORCH = {
 }
 
 PYTORCH_ONLY = {
+    "test_tensors_on_several_devices_are_moved_by_keras": "its tensors are PyTorch's",
     "test_what_a_step_of_pytorch_returns_leaves_its_device_at_once": "it is compiled elsewhere",
 }
 
