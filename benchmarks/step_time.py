@@ -72,7 +72,7 @@ Name = TypeVar("Name", bound=Hashable)
 # Steps of some milliseconds take turns more often, and for about as long as this: the shorter the
 # turns, the more alike the machine is to all of them.
 TURN_SECONDS = 0.02
-TURNS_OF_A_ROUND = 4
+TURNS_OF_A_ROUND = 3
 FEATURES = 32
 BATCH_SIZE = 32
 CLASSES = 5
