@@ -60,7 +60,8 @@ def as_one_tensor(step: Step, make_function: Callable[[Step], Step]) -> Step:
     """A function of a training or test step whose logs are one tensor until it returns.
 
     Every tensor that a compiled step returns costs Keras's loop some ten microseconds of Python,
-    which for a number or two a task is as much as all the rest of the weighting.
+    which for a number or two a task is as much as all the rest of the weighting. Without a compiled
+    step, on PyTorch, each of them would be waited for in turn.
 
     Args:
         step: Function that returns a dict of scalars, its logs, or on JAX a tuple of them and its
