@@ -31,6 +31,10 @@ def arrays():
     }
 
 
+def weights():
+    return np.linspace(0.5, 2.0, ROWS).astype("float32")
+
+
 def dataset(batch_size=8, **options):
     return tf.data.Dataset.from_tensor_slices(arrays()).batch(batch_size, **options)
 
@@ -79,10 +83,6 @@ def test_models_train_and_evaluate_as_with_keras_own_function(
     assert histories[0] == histories[1]
     assert sigmas[0] == sigmas[1]
     assert {"depth_sigma", "val_classes_accuracy"} < histories[0].keys()
-
-
-def weights():
-    return np.linspace(0.5, 2.0, ROWS).astype("float32")
 
 
 def test_keras_function_is_not_run(monkeypatch):
@@ -139,22 +139,6 @@ def test_data_of_another_structure_or_size_are_traced_anew():
     model.fit(dataset(8), verbose=0)
     model.train_on_batch(x, y)
     assert int(model.optimizer.iterations) == 3 + 4 + 2 + 5 + 3 + 1
-
-
-def test_later_epochs_are_not_traced_anew():
-    traced = []
-
-    class Model(MultiTaskModel):
-        def train_step(self, data):
-            traced.append(data)
-            return super().train_step(data)
-
-    source = make_model()
-    model = Model(source.input, source.output)
-    model.compile("adam")
-    model.fit(dataset(), epochs=3, verbose=0)
-    model.fit(dataset(), epochs=3, verbose=0)
-    assert len(traced) == 1
 
 
 def test_an_optional_input_may_be_left_out():

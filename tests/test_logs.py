@@ -228,4 +228,5 @@ def test_tensorflow_traces_a_step_once():
     model = Model(source.input, source.output)
     model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW()))
     model.fit(x, y, epochs=2, batch_size=10, verbose=0)
+    model.fit(x, y, epochs=2, batch_size=10, verbose=0)
     assert len(traces) == 1
