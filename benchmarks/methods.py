@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_uncertainty_mtl import Categorical, Likelihood, UncertaintyWeighting
 from keras_uncertainty_mtl.observations import Observations
-from keras_uncertainty_mtl.reductions import global_mean
+from keras_uncertainty_mtl.reductions import global_mean, without_zeros
 
 Tensor = Any
 Tasks = dict[str, Likelihood]
@@ -36,13 +36,12 @@ class Rule(UncertaintyWeighting):
         training: bool = False,
         report: bool = True,
     ) -> Tensor:
-        sums = [
-            Observations.of(
-                likelihood, predictions[task], targets[task], None, self.compute_dtype
-            ).loss_sums()
+        batches = (
+            Observations.of(likelihood, predictions[task], targets[task], None, self.compute_dtype)
             for task, likelihood in self.tasks.items()
-        ]
-        return self.weigh(ops.stack([global_mean(*pair) for pair in sums]))
+        )
+        sums, totals = map(ops.stack, zip(*(batch.loss_sums() for batch in batches), strict=True))
+        return self.weigh(global_mean(sums, without_zeros(totals)))
 
     def weigh(self, losses: Tensor) -> Tensor:
         """The combined loss.

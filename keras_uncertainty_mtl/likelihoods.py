@@ -681,8 +681,7 @@ class Gibbs(Likelihood):
 
 def _nan_out_of_range(loss: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     # Devices differ in what a class out of range costs: an error, NaN, or 0. This is never 0.
-    in_range = ops.logical_and(targets >= 0, targets < num_classes)
-    return ops.where(in_range, loss, float("nan"))
+    return ops.where((targets >= 0) & (targets < num_classes), loss, float("nan"))
 
 
 def _class_ids(targets: Tensor) -> Tensor:
@@ -695,13 +694,13 @@ def closed_form_optimum(mean_loss: Tensor, scale: Any, power: Any) -> Tensor:
 
     Args:
         mean_loss: Tensor of positive mean losses.
-        scale: The `scale` of a likelihood, or an array of them.
-        power: The `power` of a likelihood, or an array of them.
+        scale: The `scale` of a likelihood, or a tensor of them.
+        power: The `power` of a likelihood, or a tensor of them.
 
     Returns:
         Tensor of the shape of `mean_loss`.
     """
-    return ops.divide(ops.log(ops.multiply(2.0 * scale * power, mean_loss)), power)
+    return ops.log(2.0 * scale * power * mean_loss) / power
 
 
 def get(identifier: Any) -> Likelihood:

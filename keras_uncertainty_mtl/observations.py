@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from keras.src.backend import get_keras_mask  # There is no public way from a te
 
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
 from keras_uncertainty_mtl.reductions import weighted_sums
-from keras_uncertainty_mtl.shapes import check_tensor, match_leading_axes
+from keras_uncertainty_mtl.shapes import check_tensor, has_static_elements, match_leading_axes
+from keras_uncertainty_mtl.structures import stack
 
 Tensor = Any
 
@@ -49,9 +50,8 @@ class Observations:
         targets: Tensor,
         sample_weight: Tensor | None,
         dtype: str,
-        stacked: bool = False,
     ) -> Observations:
-        """Takes a batch apart.
+        """Takes a batch of a task apart.
 
         Args:
             likelihood: The task's likelihood.
@@ -59,7 +59,6 @@ class Observations:
             targets: Tensor of targets.
             sample_weight: Tensor of weights for each sample or each element, or `None`.
             dtype: Name of the dtype that losses are computed in.
-            stacked: Whether the first axis of all tensors is of tasks.
 
         Returns:
             An `Observations`.
@@ -67,8 +66,57 @@ class Observations:
         Raises:
             ValueError: If the shapes do not fit each other, or these are no numbers.
         """
-        mask = get_keras_mask(predictions)
         targets = likelihood.align(targets, predictions)
+        return cls._of_aligned(likelihood, predictions, targets, sample_weight, dtype)
+
+    @classmethod
+    def of_tasks(
+        cls,
+        likelihood: Likelihood,
+        predictions: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        sample_weights: Sequence[Tensor | None],
+        dtype: str,
+    ) -> Observations:
+        """Takes a batch of several tasks apart, as if they were one.
+
+        Args:
+            likelihood: The likelihood of all of them.
+            predictions: A tensor of predictions for each task.
+            targets: A tensor of targets for each.
+            sample_weights: A tensor of weights for each, or `None` for each.
+            dtype: Name of the dtype that losses are computed in.
+
+        Returns:
+            An `Observations`, of tensors with an axis of tasks where there are several.
+
+        Raises:
+            ValueError: If the shapes do not fit each other, or these are no numbers.
+        """
+        if len(predictions) == 1:
+            return cls.of(likelihood, predictions[0], targets[0], sample_weights[0], dtype)
+        # The tensors of all tasks are alike, so that one tells whether all fit.
+        aligned = likelihood.align(targets[0], predictions[0])
+        if aligned is not targets[0]:
+            targets = [likelihood.align(*pair) for pair in zip(targets, predictions, strict=True)]
+        weight = None
+        if sample_weights[0] is not None:
+            # In a stack its first axis is one that might be broadcast.
+            _matched_weight(sample_weights[0], aligned, "`sample_weight`")
+            weight = stack(sample_weights)
+        return cls._of_aligned(likelihood, stack(predictions), stack(targets), weight, dtype, True)
+
+    @classmethod
+    def _of_aligned(
+        cls,
+        likelihood: Likelihood,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        dtype: str,
+        stacked: bool = False,
+    ) -> Observations:
+        mask = get_keras_mask(predictions)
         predictions = ops.cast(predictions, dtype)
         kind = keras.backend.standardize_dtype(targets.dtype)
         if kind == "bool":
@@ -120,30 +168,34 @@ class Observations:
         return weighted_sums(values, self.weights, self.likelihood.per_channel, self.stacked)
 
 
-def stackable(
-    likelihood: Likelihood, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None
-) -> Hashable:
-    """What tasks must have in common to be computed as one tensor; `None` if a task may not be.
+def stackable_kind(likelihood: Likelihood) -> Hashable:
+    """What likelihoods of tasks that are computed as one have in common; `None`: it is left alone.
 
-    Many small operations cost more than a few larger ones. Large tensors, which a stack would copy,
-    are left alone, and so is whatever might look beyond a single element, as a Keras loss may.
+    Many small operations cost more than a few larger ones. But a Keras loss, and whatever a user
+    writes, might look beyond a single element.
+    """
+    if type(likelihood) not in (Gaussian, Laplace, Categorical, Bernoulli):
+        return None
+    return type(likelihood), repr(likelihood.get_config() | {"initial_sigma": None})
+
+
+def stackable_shapes(
+    predictions: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> Hashable:
+    """What tensors of tasks that are computed as one have in common; `None`: they are left alone.
+
+    A stack would copy large tensors, and lose a mask.
     """
     tensors = [predictions, targets]
     if sample_weight is not None:
-        check_tensor(sample_weight, "`sample_weight`")
-        # In a stack its first axis is one that might be broadcast.
-        _matched_weight(sample_weight, targets, "`sample_weight`")
         tensors.append(sample_weight)
     if (
-        type(likelihood) not in (Gaussian, Laplace, Categorical, Bernoulli)
-        or get_keras_mask(predictions) is not None
-        or any(None in tensor.shape[1:] for tensor in tensors)
+        get_keras_mask(predictions) is not None
+        or not all(map(has_static_elements, tensors))
         or math.prod(predictions.shape[1:]) > STACKED_SIZE
     ):
         return None
-    shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
-    config = likelihood.get_config() | {"initial_sigma": None}
-    return type(likelihood), repr(config), *shapes
+    return tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
 
 
 def _observed(

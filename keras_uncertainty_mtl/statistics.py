@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl.reductions import without_zeros
 from keras_uncertainty_mtl.structures import stack
 
 Tensor = Any
@@ -42,8 +43,9 @@ class TaskStatistics(keras.metrics.Metric):
             sigmas: Vector of the tasks' σ.
         """
         self._has_batches = True
-        self._sums.assign_add(ops.cast(stack([losses, weights]), self.dtype))
-        self._sigmas.assign(ops.cast(sigmas, self.dtype))
+        sums = ops.stop_gradient(stack([losses, weights]))
+        self._sums.assign_add(ops.cast(sums, self.dtype))
+        self._sigmas.assign(ops.cast(ops.stop_gradient(sigmas), self.dtype))
 
     def result(self) -> dict[str, Tensor]:
         """The tasks' mean raw losses, 0 for a task that was not observed, and their last σ.
@@ -53,7 +55,7 @@ class TaskStatistics(keras.metrics.Metric):
         if not self._has_batches:
             return {}
         losses, weights = ops.unstack(ops.convert_to_tensor(self._sums), axis=0)
-        results = {"loss": ops.divide_no_nan(losses, weights), "sigma": self._sigmas}
+        results = {"loss": losses / without_zeros(weights), "sigma": self._sigmas}
         return {
             f"{task}_{name}": value
             for name, values in results.items()

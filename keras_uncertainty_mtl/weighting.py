@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,8 +14,13 @@ from keras import ops
 
 from keras_uncertainty_mtl import likelihoods
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
-from keras_uncertainty_mtl.observations import Observations, stackable
-from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
+from keras_uncertainty_mtl.observations import Observations, stackable_kind, stackable_shapes
+from keras_uncertainty_mtl.reductions import (
+    global_mean,
+    num_replicas,
+    sum_over_replicas,
+    without_zeros,
+)
 from keras_uncertainty_mtl.shapes import Shape
 from keras_uncertainty_mtl.statistics import TaskStatistics
 from keras_uncertainty_mtl.structures import by_task, naming_task, stack
@@ -38,6 +44,24 @@ BAND = 0.1
 
 # Of |log σ²|. Single precision holds exp(±60) with room for errors far from what σ stands for.
 BOUND = 60.0
+
+
+class _Constants(NamedTuple):
+    """What each log-variance is multiplied with, and the like; a vector of each.
+
+    A mean loss `L` counts as `loss_weight · (factor · exp(-exponent · s) · L + half · s)`, with
+    `factor = 1`, `exponent = half = 0` where σ does more than multiply it, and `L` is the mean
+    negative log-likelihood already. The closed form follows from `scale` and `power`, and its
+    log-variance may be no further from it than `band`; which is infinite where there is none.
+    """
+
+    loss_weight: Any
+    factor: Any
+    exponent: Any
+    half: Any
+    scale: Any
+    power: Any
+    band: Any
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -145,36 +169,54 @@ class UncertaintyWeighting(keras.layers.Layer):
             dtype=self._loss_dtype,
             autocast=False,
         )
-        self._is_given = np.array([start is not None for start in initial])
-
         self._task_of_entry = self._each_entry(range(len(self.tasks))).astype("int32")
         self._loss_weight = self._each_entry(self.loss_weights.values())
         self._scale = self._each_entry(likelihood.scale for likelihood in self.tasks.values())
         self._power = self._each_entry(likelihood.power for likelihood in self.tasks.values())
-        # A mean loss `L` counts as `factor · exp(-exponent · s) · L + half · s`: with 1, 0 and 0
-        # where σ does more than multiply it, and `L` is the mean negative log-likelihood already.
         multiplies = self._each_entry(likelihood.weights_loss for likelihood in self.tasks.values())
-        self._factor = np.where(multiplies, self._scale, 1.0).astype(self._loss_dtype)
-        self._exponent = self._power * multiplies
-        self._half = 0.5 * multiplies
         self._sums_elements = not multiplies.all()
         self._has_closed_form = self._each_entry(
             likelihood.has_closed_form for likelihood in self.tasks.values()
         ).astype(bool)
+        band = 0.0 if self.update == "closed_form" else BAND
+        self._constants = np.stack(
+            _Constants(
+                loss_weight=self._loss_weight,
+                factor=np.where(multiplies, self._scale, 1.0),
+                exponent=np.where(multiplies, self._power, 0.0),
+                half=np.where(multiplies, 0.5, 0.0),
+                scale=np.where(self._has_closed_form, self._scale, 1.0),
+                power=np.where(self._has_closed_form, self._power, 1.0),
+                band=np.where(self._has_closed_form, band, math.inf),
+            )
+        ).astype(self._loss_dtype)
         starts = np.array([start or 0.0 for start in initial])
         # What the weight adds to.
         self.initial_log_variance = _replica_local_variable(
             "initial_log_variance", starts, self._loss_dtype
         )
-        # A running mean of the losses, one of its closed form, and whether they have started: one
-        # variable, as each costs every step some microseconds.
+        # A running mean of the losses, one of its closed form, and the rate at which they follow
+        # the next batch: all the way to the first one, unless σ is given. One variable, as each
+        # costs every step some microseconds.
+        first_rates = np.array([1.0 if start is None else 0.0 for start in initial])
         self.closed_form = _replica_local_variable(
-            "closed_form", self._closed_form_at(starts, np.zeros_like(starts)), self._loss_dtype
+            "closed_form", self._closed_form_at(starts, first_rates), self._loss_dtype
         )
         self._heteroscedastic = any(
             likelihood.heteroscedastic for likelihood in self.tasks.values()
         )
+        self._stackable_kinds = {
+            task: stackable_kind(likelihood) for task, likelihood in self.tasks.items()
+        }
         self._statistics = TaskStatistics(list(self.tasks))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer; without targets it hands tensors on, and that is all."""
+        # Keras would look at each of them several times, which on PyTorch, where steps are not
+        # compiled, takes as long as the losses do.
+        if self.built and len(args) == 1 and "targets" not in kwargs and _are_tensors(args[0]):
+            return args[0]
+        return super().__call__(*args, **kwargs)
 
     def call(
         self,
@@ -238,15 +280,17 @@ class UncertaintyWeighting(keras.layers.Layer):
         loss_sums, weight_sums = zip(
             *(batch.loss_sums() for batch in batches.values()), strict=True
         )
-        order = np.argsort(self._entries_of(batches)).astype("int32")
+        order = self._order_of(batches)
         sums, totals = _in_order(order, loss_sums), _in_order(order, weight_sums)
         losses, weights = self._sum_by_task(sums), self._sum_by_task(totals)
 
         totals = sum_over_replicas(totals)
+        divisors = without_zeros(totals)
         if self._heteroscedastic:
             sums = _in_order(order, [batch.scaled_loss_sum() for batch in batches.values()])
-        means = global_mean(sums, totals)
-        log_variance = self._follow(means, training)
+        means = global_mean(sums, divisors)
+        constants = self._each_constant()
+        log_variance = self._follow(means, constants, training)
         if report:
             self._statistics.update_state(losses, weights, self._task_sigmas(log_variance))
 
@@ -260,10 +304,10 @@ class UncertaintyWeighting(keras.layers.Layer):
                     for (tasks, batch), loss_sum in zip(batches.items(), loss_sums, strict=True)
                 ],
             )
-            means = global_mean(sums, totals)
-        factors = ops.multiply(self._factor, ops.exp(ops.multiply(-self._exponent, log_variance)))
-        negative_log_likelihoods = factors * means + ops.multiply(self._half, log_variance)
-        shares = ops.multiply(self._loss_weight, self._shares(totals))
+            means = global_mean(sums, divisors)
+        factors = constants.factor * ops.exp(-constants.exponent * log_variance)
+        negative_log_likelihoods = factors * means + constants.half * log_variance
+        shares = constants.loss_weight * self._shares(totals, divisors)
         loss = ops.sum(shares * negative_log_likelihoods)
 
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
@@ -301,21 +345,18 @@ class UncertaintyWeighting(keras.layers.Layer):
         """What a batch holds, tasks that may be computed together as one."""
         predictions, targets, weights = self._named(predictions, targets, sample_weight)
         stacks: dict[Any, list[str]] = {}
-        for task, likelihood in self.tasks.items():
-            with naming_task(task):
-                targets[task] = likelihood.align(targets[task], predictions[task])
-                kind = stackable(likelihood, predictions[task], targets[task], weights[task])
-            stacks.setdefault(kind or task, []).append(task)
+        for task, kind in self._stackable_kinds.items():
+            shapes = kind and stackable_shapes(predictions[task], targets[task], weights[task])
+            stacks.setdefault((kind, shapes) if shapes else task, []).append(task)
         batches = {}
         for tasks in stacks.values():
             with naming_task(tasks[0]):
-                batches[tuple(tasks)] = Observations.of(
+                batches[tuple(tasks)] = Observations.of_tasks(
                     self.tasks[tasks[0]],
-                    _stack([predictions[task] for task in tasks]),
-                    _stack([targets[task] for task in tasks]),
-                    _stack([weights[task] for task in tasks]),
+                    [predictions[task] for task in tasks],
+                    [targets[task] for task in tasks],
+                    [weights[task] for task in tasks],
                     self._loss_dtype,
-                    stacked=len(tasks) > 1,
                 )
         return batches
 
@@ -377,7 +418,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         values = np.concatenate([np.ravel(log_variances[task]) for task in self.tasks])
         for variable, new in (
             (self.initial_log_variance, values),
-            (self.closed_form, self._closed_form_at(values, np.ones_like(values))),
+            (self.closed_form, self._closed_form_at(values, np.full_like(values, RUNNING_RATE))),
             (self.log_variance, np.zeros_like(values)),
         ):
             variable.assign(np.where(np.isnan(values), variable.numpy(), new))
@@ -415,19 +456,24 @@ class UncertaintyWeighting(keras.layers.Layer):
         """The log-variances as they are, which an optimizer may just have moved too far."""
         log_variance = self._trained_log_variance()
         if self._has_closed_form.any():
+            constants = self._each_constant()
             mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
-            running = closed_form_optimum(mean_loss, self._scale, self._power)
-            near = self._near_closed_form(log_variance, running, lagging)
-            log_variance = ops.where(self._has_closed_form, near, log_variance)
+            running = closed_form_optimum(mean_loss, constants.scale, constants.power)
+            log_variance = self._near_closed_form(log_variance, running, lagging, constants.band)
         return ops.custom_gradient(_bounded)(log_variance)
 
-    def _closed_form_at(self, log_variances: np.ndarray, started: np.ndarray) -> np.ndarray:
+    def _each_constant(self) -> _Constants:
+        return _Constants(*ops.unstack(ops.convert_to_tensor(self._constants)))
+
+    def _closed_form_at(self, log_variances: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """What `closed_form` holds where these log-variances are the optimum."""
-        optimal = np.exp(self._power * log_variances) / (2.0 * self._scale * self._power)
+        constants = _Constants(*self._constants)
+        optimal = np.exp(constants.power * log_variances)
+        optimal /= 2.0 * constants.scale * constants.power
         # A power of a σ that is allowed may be more than what the dtype holds.
         representable = np.finfo(self._loss_dtype)
         mean_losses = np.clip(optimal, representable.tiny, representable.max)
-        return np.stack([mean_losses, log_variances, started])
+        return np.stack([mean_losses, log_variances, rates])
 
     def _trained_log_variance(self) -> Tensor:
         """What the optimizer has made of the log-variances, which may be beyond the bound."""
@@ -436,54 +482,54 @@ class UncertaintyWeighting(keras.layers.Layer):
                 "The layer has no log-variances yet. Call it on predictions first, or make a model "
                 "with it."
             )
-        return _snapshot(self.initial_log_variance) + STEP_SCALE * self.log_variance
+        trained = STEP_SCALE * ops.convert_to_tensor(self.log_variance)
+        return _snapshot(self.initial_log_variance) + trained
 
-    def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
+    def _near_closed_form(
+        self, log_variance: Tensor, running: Tensor, lagging: Tensor, band: Tensor
+    ) -> Tensor:
         """The nearest to log-variances that is no further from the closed form than it may be."""
-        if self.update == "closed_form":
-            return running
-        # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
-        expected = running - ops.relu(lagging - running)
-        return ops.clip(log_variance, expected - BAND, expected + BAND)
+        expected = running
+        if self.update == "trained":
+            # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
+            expected = running - ops.relu(lagging - running)
+        return ops.clip(log_variance, expected - band, expected + band)
 
-    def _follow(self, means: Tensor, training: bool) -> Tensor:
+    def _follow(self, means: Tensor, constants: _Constants, training: bool) -> Tensor:
         """The log-variances, once those that have a closed form have followed it to this batch."""
         if not (training and self.trainable and self._has_closed_form.any()):
             return self._current_log_variance()
         log_variance = self._trained_log_variance()
-        mean_loss, lagging, started = ops.unstack(_snapshot(self.closed_form))
+        mean_loss, lagging, rate = ops.unstack(_snapshot(self.closed_form))
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
         means = ops.stop_gradient(means)
-        follows = ops.logical_and(self._has_closed_form, ops.isfinite(ops.log(means)))
-        starts = ops.logical_and(follows, ops.equal(started, 0))
+        follows = ops.isfinite(ops.log(means))
+        next_rate = ops.where(follows, RUNNING_RATE, rate)
+        rate = ops.where(follows, rate, 0.0)
+        kept = 1.0 - rate
+        mean_loss = kept * mean_loss + rate * ops.where(follows, means, mean_loss)
+        running = closed_form_optimum(mean_loss, constants.scale, constants.power)
+        lagging = kept * lagging + rate * running
 
-        def smoothed(mean: Tensor, value: Tensor, start: Tensor) -> Tensor:
-            later = mean + RUNNING_RATE * (value - mean)
-            return ops.where(follows, ops.where(starts, start, later), mean)
-
-        start = ops.where(self._is_given, mean_loss, means) if self._is_given.any() else means
-        mean_loss = smoothed(mean_loss, means, start)
-        running = closed_form_optimum(mean_loss, self._scale, self._power)
-        lagging = smoothed(lagging, running, running)
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
-        at_optimum = follows
-        if self.update == "trained":
-            at_optimum = ops.logical_and(starts, np.logical_not(self._is_given))
-
+        at_optimum = rate == 1.0
+        if self.update == "closed_form":
+            at_optimum = ops.logical_and(follows, self._has_closed_form)
         near = self._near_closed_form(
-            ops.where(at_optimum, running, log_variance), running, lagging
+            ops.where(at_optimum, running, log_variance), running, lagging, constants.band
         )
-        step = ops.stop_gradient(ops.where(self._has_closed_form, near - log_variance, 0.0))
+        step = ops.stop_gradient(near - log_variance)
         self.initial_log_variance.assign_add(step)
-        started = ops.where(follows, ops.ones_like(started), started)
-        self.closed_form.assign(ops.stop_gradient(stack([mean_loss, lagging, started])))
+        self.closed_form.assign(stack([mean_loss, lagging, next_rate]))
         followed = ops.custom_gradient(_bounded)(log_variance + step)
         return ops.where(at_optimum, ops.stop_gradient(followed), followed)
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
+        if len(self._task_of_entry) == len(self.tasks):
+            return ops.exp(0.5 * log_variance)
         variances = ops.exp(log_variance)
         return ops.sqrt(self._sum_by_task(variances) / self._sum_by_task(ops.ones_like(variances)))
 
@@ -492,12 +538,11 @@ class UncertaintyWeighting(keras.layers.Layer):
             return values
         return ops.segment_sum(values, self._task_of_entry, num_segments=len(self.tasks))
 
-    def _shares(self, totals: Tensor) -> Tensor:
+    def _shares(self, totals: Tensor, divisors: Tensor) -> Tensor:
         """What part of its task's elements each entry has: a mean is over all of its channels."""
-        of_tasks = totals
         if len(self._task_of_entry) > len(self.tasks):
-            of_tasks = ops.take(self._sum_by_task(totals), self._task_of_entry)
-        return ops.divide_no_nan(totals, of_tasks)
+            divisors = without_zeros(ops.take(self._sum_by_task(totals), self._task_of_entry))
+        return totals / divisors
 
     def _each_entry(self, values: Iterable[float]) -> np.ndarray:
         """The tasks' values, repeated for each log-variance of a task."""
@@ -517,6 +562,12 @@ class UncertaintyWeighting(keras.layers.Layer):
         """Where the log-variances of stacked tasks are."""
         indices = np.arange(len(self._task_of_entry), dtype="int32")
         return np.concatenate([indices[self._entries[task]] for tasks in stacks for task in tasks])
+
+    def _order_of(self, stacks: Iterable[tuple[str, ...]]) -> np.ndarray | None:
+        """What takes entries of stacked tasks back to their places; `None` if they are there."""
+        entries = self._entries_of(stacks)
+        order = np.argsort(entries).astype("int32")
+        return None if np.array_equal(order, entries) and (np.diff(entries) > 0).all() else order
 
     def _of_task(self, values: Any, task: str) -> Any:
         entries = self._entries[task]
@@ -605,11 +656,16 @@ def _bounded(log_variance: Tensor) -> tuple[Tensor, Any]:
         # Keras hands it over by name or by position, as the backend does.
         upstream = args[0] if upstream is None else upstream
         # An optimizer goes against the gradient: further out if it has the opposite sign.
-        points_out = ops.less_equal(log_variance * ops.sign(upstream), -BOUND)
+        points_out = log_variance * ops.sign(upstream) <= -BOUND
         damped = (DESCENT_SCALE / STEP_SCALE**2) * upstream
-        return ops.where(points_out, ops.zeros_like(upstream), damped)
+        return ops.where(points_out, 0.0, damped)
 
     return ops.clip(log_variance, -BOUND, BOUND), gradient
+
+
+def _are_tensors(predictions: Any) -> bool:
+    """Whether none of the predictions is symbolic, or has yet to become a tensor."""
+    return all(map(ops.is_tensor, keras.tree.flatten(predictions)))
 
 
 def _is_shape(value: Any) -> bool:
@@ -632,31 +688,28 @@ def _replica_local_variable(name: str, values: Any, dtype: str) -> keras.Variabl
     )
 
 
-def _stack(tensors: list[Any]) -> Any:
-    """The tensors along a new first axis; one alone, which may be `None`, as it is."""
-    if len(tensors) == 1 or tensors[0] is None:
-        return tensors[0]
-    return stack(tensors)
-
-
 def _snapshot(variable: Any) -> Tensor:
     """A variable's value, which stays when something else is assigned to it."""
     value = ops.convert_to_tensor(variable)
     if keras.backend.backend() != "torch":
         return value
-    import torch
-
     # Compiled, a backward pass computes again what it can from its inputs, so from the variable,
     # by then another: the copy must be made where the compiler does not see that it is one.
-    return torch.compiler.disable(torch.clone)(value)
+    return _uncompiled_clone()(value)
 
 
-def _in_order(order: np.ndarray, values: Iterable[Tensor]) -> Tensor:
-    """One vector of all entries of scalars and vectors, in this order."""
+@cache
+def _uncompiled_clone() -> Any:
+    import torch
+
+    return torch.compiler.disable(torch.clone)
+
+
+def _in_order(order: np.ndarray | None, values: Iterable[Tensor]) -> Tensor:
+    """One vector of all entries of scalars and vectors, in this order; `None`: as they come."""
     values = list(values)
     if all(len(value.shape) == 0 for value in values):
         vector = stack(values)
     else:
         vector = ops.concatenate([ops.reshape(value, (-1,)) for value in values])
-    is_sorted = np.array_equal(order, np.arange(len(order)))
-    return vector if is_sorted else ops.take(vector, order, axis=0)
+    return vector if order is None else ops.take(vector, order, axis=0)

@@ -9,6 +9,7 @@ from keras_uncertainty_mtl.reductions import (
     num_replicas,
     sum_over_replicas,
     weighted_sums,
+    without_zeros,
 )
 
 
@@ -53,12 +54,13 @@ def test_what_is_no_number_is_not_hidden_by_a_weight_of_zero(hidden):
 
 
 def test_mean_of_nothing_is_zero_and_so_is_its_gradient():
-    sums = tf.constant([0.0, 6.0])
+    values = tf.constant([[5.0, 7.0], [1.0, 2.0]])
     with tf.GradientTape() as tape:
-        tape.watch(sums)
-        means = global_mean(sums, tf.constant([0.0, 4.0]))
-    np.testing.assert_array_equal(means, [0, 1.5])
-    np.testing.assert_array_equal(tape.gradient(means, sums), [0, 0.25])
+        tape.watch(values)
+        sums, totals = weighted_sums(values, tf.constant([[0.0, 0.0], [1.0, 3.0]]), stacked=True)
+        means = global_mean(sums, without_zeros(totals))
+    np.testing.assert_array_equal(means, [0, 1.75])
+    np.testing.assert_array_equal(tape.gradient(means, values), [[0, 0], [0.25, 0.75]])
 
 
 def test_one_device_is_one_replica():
@@ -101,7 +103,7 @@ def test_global_mean_is_over_the_elements_of_all_replicas(on_replicas):
         with tf.GradientTape() as tape:
             tape.watch(scale)
             sums, counts = weighted_sums(scale**2 * elements, None)
-            mean = global_mean(sums, sum_over_replicas(counts))
+            mean = global_mean(sums, without_zeros(sum_over_replicas(counts)))
         return mean, tape.gradient(mean, scale)
 
     means, gradients = on_replicas(step)
@@ -117,7 +119,7 @@ def test_global_mean_of_nothing_is_zero_on_all_replicas(on_replicas):
         with tf.GradientTape() as tape:
             tape.watch(scale)
             sums, counts = weighted_sums(scale * elements, tf.zeros_like(elements))
-            mean = global_mean(sums, sum_over_replicas(counts))
+            mean = global_mean(sums, without_zeros(sum_over_replicas(counts)))
         return mean, tape.gradient(mean, scale)
 
     means, gradients = on_replicas(step)
