@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_uncertainty_mtl.direct_ops import log, where
 from keras_uncertainty_mtl.shapes import Shape, check_tensor, match_shape
 
 Tensor = Any
@@ -523,7 +524,7 @@ class Categorical(_Discrete):
         """The cross-entropy of each element, over the last axis; NaN for a class out of range."""
         if not self.sparse:
             return ops.categorical_crossentropy(targets, predictions, from_logits=self.from_logits)
-        if self.approximate:
+        if self.approximate or keras.backend.backend() != "tensorflow":
             return self._sparse_cross_entropy(targets, predictions)
         # Nothing is differentiated by it, and cross-entropy computes its gradient at once.
         classes = ops.expand_dims(_class_ids(targets), -1)
@@ -540,6 +541,7 @@ class Categorical(_Discrete):
         return self._sparse_cross_entropy(targets, predictions * ops.exp(-log_variance))
 
     def _sparse_cross_entropy(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        targets = ops.convert_to_tensor(targets)
         loss = ops.sparse_categorical_crossentropy(
             _class_ids(targets), predictions, from_logits=self.from_logits
         )
@@ -681,12 +683,14 @@ class Gibbs(Likelihood):
 
 def _nan_out_of_range(loss: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     # Devices differ in what a class out of range costs: an error, NaN, or 0. This is never 0.
-    return ops.where((targets >= 0) & (targets < num_classes), loss, float("nan"))
+    return where((targets >= 0) & (targets < num_classes), loss, float("nan"))
 
 
 def _class_ids(targets: Tensor) -> Tensor:
-    # Devices differ in the integer that a NaN or an infinity becomes.
-    return ops.cast(ops.nan_to_num(targets, posinf=0.0, neginf=0.0), "int32")
+    if keras.backend.is_float_dtype(targets.dtype):
+        # Devices differ in the integer that a NaN or an infinity becomes.
+        targets = ops.nan_to_num(targets, posinf=0.0, neginf=0.0)
+    return ops.cast(targets, "int32")
 
 
 def closed_form_optimum(mean_loss: Tensor, scale: Any, power: Any) -> Tensor:
@@ -700,7 +704,7 @@ def closed_form_optimum(mean_loss: Tensor, scale: Any, power: Any) -> Tensor:
     Returns:
         Tensor of the shape of `mean_loss`.
     """
-    return ops.log(2.0 * scale * power * mean_loss) / power
+    return log(2.0 * scale * power * mean_loss) / power
 
 
 def get(identifier: Any) -> Likelihood:

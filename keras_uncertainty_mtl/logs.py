@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl.structures import stack
+from keras_uncertainty_mtl.direct_ops import stack
 
 Tensor = Any
 Logs = Any

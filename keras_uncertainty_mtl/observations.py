@@ -11,10 +11,10 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask  # There is no public way from a tensor to its mask.
 
+from keras_uncertainty_mtl.direct_ops import stack
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
-from keras_uncertainty_mtl.reductions import weighted_sums
+from keras_uncertainty_mtl.reductions import total_weight, weighted_sum
 from keras_uncertainty_mtl.shapes import check_tensor, has_static_elements, match_leading_axes
-from keras_uncertainty_mtl.structures import stack
 
 Tensor = Any
 
@@ -118,6 +118,7 @@ class Observations:
     ) -> Observations:
         mask = get_keras_mask(predictions)
         predictions = ops.cast(predictions, dtype)
+        targets = ops.convert_to_tensor(targets)
         kind = keras.backend.standardize_dtype(targets.dtype)
         if kind == "bool":
             targets = ops.cast(targets, "int32")
@@ -140,7 +141,8 @@ class Observations:
 
     def loss_sums(self) -> tuple[Tensor, Tensor]:
         """The sums `Σ w·L` and `Σ w` of the raw loss."""
-        return self._sums(self.losses)
+        kept = self.likelihood.per_channel, self.stacked
+        return self._sum(self.losses), total_weight(self.losses, self.weights, *kept)
 
     def scaled_loss_sum(self) -> Tensor:
         """The sum `Σ w·L` whose mean gives the closed-form optimum of a log-variance.
@@ -151,7 +153,7 @@ class Observations:
         if likelihood.heteroscedastic:
             log_variance = likelihood.element_log_variance(self.predictions, 0.0)
             losses = ops.exp(-likelihood.power * log_variance) * losses
-        return self._sums(losses)[0]
+        return self._sum(losses)
 
     def negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
         """The sum `Σ w·nll` at a log-variance, or at one for each of the stacked tasks."""
@@ -162,10 +164,10 @@ class Observations:
         values = self.likelihood.negative_log_likelihood(
             self.targets, self.predictions, log_variance
         )
-        return self._sums(values)[0]
+        return self._sum(values)
 
-    def _sums(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        return weighted_sums(values, self.weights, self.likelihood.per_channel, self.stacked)
+    def _sum(self, values: Tensor) -> Tensor:
+        return weighted_sum(values, self.weights, self.likelihood.per_channel, self.stacked)
 
 
 def stackable_kind(likelihood: Likelihood) -> Hashable:

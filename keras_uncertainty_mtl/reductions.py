@@ -8,13 +8,15 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl.direct_ops import where
+
 Tensor = Any
 
 
-def weighted_sums(
+def weighted_sum(
     values: Tensor, weights: Tensor | None, per_channel: bool = False, stacked: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The sums whose ratio is the weighted mean: `Σ w·v` and `Σ w`.
+) -> Tensor:
+    """The sum `Σ w·v`.
 
     Args:
         values: Tensor of values.
@@ -23,17 +25,39 @@ def weighted_sums(
         stacked: Whether to keep the first axis, of tasks.
 
     Returns:
-        Two tensors of the axes that are kept.
+        Tensor of the axes that are kept.
     """
-    rank = len(values.shape)
-    axes = tuple(range(int(stacked), rank - int(per_channel)))
     if weights is not None:
         # NaN times 0 is NaN, and must be: what is hidden that way would still give NaN gradients.
-        return ops.sum(weights * values, axis=axes), ops.sum(weights, axis=axes)
+        values = weights * values
+    return ops.sum(values, axis=_summed_axes(values, per_channel, stacked))
+
+
+def total_weight(
+    values: Tensor, weights: Tensor | None, per_channel: bool = False, stacked: bool = False
+) -> Tensor:
+    """The sum `Σ w` of the weights of as many values, by which to divide `Σ w·v`.
+
+    Args:
+        values: As in `weighted_sum`.
+        weights: As in `weighted_sum`.
+        per_channel: As in `weighted_sum`.
+        stacked: As in `weighted_sum`.
+
+    Returns:
+        Tensor of the axes that are kept.
+    """
+    axes = _summed_axes(values, per_channel, stacked)
+    if weights is not None:
+        return ops.sum(weights, axis=axes)
     shape = ops.shape(values)
     count = ops.cast(math.prod(shape[axis] for axis in axes), values.dtype)
-    kept = [shape[axis] for axis in range(rank) if axis not in axes]
-    return ops.sum(values, axis=axes), ops.broadcast_to(count, kept) if kept else count
+    kept = [size for axis, size in enumerate(shape) if axis not in axes]
+    return ops.broadcast_to(count, kept) if kept else count
+
+
+def _summed_axes(values: Tensor, per_channel: bool, stacked: bool) -> tuple[int, ...]:
+    return tuple(range(int(stacked), len(values.shape) - int(per_channel)))
 
 
 def num_replicas() -> int:
@@ -82,7 +106,7 @@ def sum_over_replicas(values: Tensor) -> Tensor:
 
 def without_zeros(totals: Tensor) -> Tensor:
     """What to divide sums by: their totals, or 1 where there is nothing, whose sum is 0."""
-    return ops.where(totals == 0, 1.0, totals)
+    return where(totals == 0, 1.0, totals)
 
 
 def global_mean(sums: Tensor, totals: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl.direct_ops import stack
 from keras_uncertainty_mtl.reductions import without_zeros
-from keras_uncertainty_mtl.structures import stack
 
 Tensor = Any
 

@@ -6,11 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import keras
-from keras import ops
-
-Tensor = Any
-
 
 def by_task(
     tasks: Sequence[str], structure: Any, argument: str, optional: bool = False
@@ -64,21 +59,6 @@ def _entries(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, A
         f"`{argument}` must be a dict keyed by task, or a list or tuple in task order, for the "
         f"tasks {list(tasks)}. Received: {structure!r}"
     )
-
-
-def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors, all of one shape and dtype, along a new first axis."""
-    if keras.backend.backend() == "torch" and _have_one_device(tensors):
-        import torch
-
-        # Keras would first move each to its own device, which takes far longer than to stack them.
-        return torch.stack(list(tensors))
-    return ops.stack(tensors)
-
-
-def _have_one_device(tensors: Sequence[Tensor]) -> bool:
-    """Whether these are tensors of PyTorch's that are all in one place."""
-    return all(map(ops.is_tensor, tensors)) and len({tensor.device for tensor in tensors}) == 1
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import cache
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -13,6 +12,16 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl import likelihoods
+from keras_uncertainty_mtl.direct_ops import (
+    clip,
+    constant,
+    exp,
+    isfinite,
+    log,
+    relu,
+    stack,
+    where,
+)
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
 from keras_uncertainty_mtl.observations import Observations, stackable_kind, stackable_shapes
 from keras_uncertainty_mtl.reductions import (
@@ -23,7 +32,7 @@ from keras_uncertainty_mtl.reductions import (
 )
 from keras_uncertainty_mtl.shapes import Shape
 from keras_uncertainty_mtl.statistics import TaskStatistics
-from keras_uncertainty_mtl.structures import by_task, naming_task, stack
+from keras_uncertainty_mtl.structures import by_task, naming_task
 
 Tensor = Any
 
@@ -179,17 +188,16 @@ class UncertaintyWeighting(keras.layers.Layer):
             likelihood.has_closed_form for likelihood in self.tasks.values()
         ).astype(bool)
         band = 0.0 if self.update == "closed_form" else BAND
-        self._constants = np.stack(
-            _Constants(
-                loss_weight=self._loss_weight,
-                factor=np.where(multiplies, self._scale, 1.0),
-                exponent=np.where(multiplies, self._power, 0.0),
-                half=np.where(multiplies, 0.5, 0.0),
-                scale=np.where(self._has_closed_form, self._scale, 1.0),
-                power=np.where(self._has_closed_form, self._power, 1.0),
-                band=np.where(self._has_closed_form, band, math.inf),
-            )
-        ).astype(self._loss_dtype)
+        constants = _Constants(
+            loss_weight=self._loss_weight,
+            factor=np.where(multiplies, self._scale, 1.0),
+            exponent=np.where(multiplies, self._power, 0.0),
+            half=np.where(multiplies, 0.5, 0.0),
+            scale=np.where(self._has_closed_form, self._scale, 1.0),
+            power=np.where(self._has_closed_form, self._power, 1.0),
+            band=np.where(self._has_closed_form, band, math.inf),
+        )
+        self._constants = constant(np.stack(constants).astype(self._loss_dtype))
         starts = np.array([start or 0.0 for start in initial])
         # What the weight adds to.
         self.initial_log_variance = _replica_local_variable(
@@ -290,7 +298,10 @@ class UncertaintyWeighting(keras.layers.Layer):
             sums = _in_order(order, [batch.scaled_loss_sum() for batch in batches.values()])
         means = global_mean(sums, divisors)
         constants = self._each_constant()
-        log_variance = self._follow(means, constants, training)
+        if training and self.trainable:
+            log_variance = self._follow(means, constants)
+        else:
+            log_variance = self._current_log_variance()
         if report:
             self._statistics.update_state(losses, weights, self._task_sigmas(log_variance))
 
@@ -305,13 +316,13 @@ class UncertaintyWeighting(keras.layers.Layer):
                 ],
             )
             means = global_mean(sums, divisors)
-        factors = constants.factor * ops.exp(-constants.exponent * log_variance)
+        factors = constants.factor * exp(-constants.exponent * log_variance)
         negative_log_likelihoods = factors * means + constants.half * log_variance
         shares = constants.loss_weight * self._shares(totals, divisors)
         loss = ops.sum(shares * negative_log_likelihoods)
 
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
-        return loss + ops.where(ops.isfinite(loss), ops.zeros_like(loss), float("nan"))
+        return loss + where(isfinite(loss), ops.zeros_like(loss), float("nan"))
 
     def observations(
         self, predictions: Any, targets: Any, sample_weight: Any = None
@@ -454,20 +465,20 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _current_log_variance(self) -> Tensor:
         """The log-variances as they are, which an optimizer may just have moved too far."""
+        constants = self._each_constant()
+        mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
+        running = closed_form_optimum(mean_loss, constants.scale, constants.power)
         log_variance = self._trained_log_variance()
-        if self._has_closed_form.any():
-            constants = self._each_constant()
-            mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
-            running = closed_form_optimum(mean_loss, constants.scale, constants.power)
-            log_variance = self._near_closed_form(log_variance, running, lagging, constants.band)
-        return ops.custom_gradient(_bounded)(log_variance)
+        return self._with_gradient(
+            self._near_closed_form(log_variance, running, lagging, constants.band)
+        )
 
     def _each_constant(self) -> _Constants:
         return _Constants(*ops.unstack(ops.convert_to_tensor(self._constants)))
 
     def _closed_form_at(self, log_variances: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """What `closed_form` holds where these log-variances are the optimum."""
-        constants = _Constants(*self._constants)
+        constants = _Constants(*ops.convert_to_numpy(self._constants))
         optimal = np.exp(constants.power * log_variances)
         optimal /= 2.0 * constants.scale * constants.power
         # A power of a σ that is allowed may be more than what the dtype holds.
@@ -482,8 +493,19 @@ class UncertaintyWeighting(keras.layers.Layer):
                 "The layer has no log-variances yet. Call it on predictions first, or make a model "
                 "with it."
             )
-        trained = STEP_SCALE * ops.convert_to_tensor(self.log_variance)
-        return _snapshot(self.initial_log_variance) + trained
+        weight = ops.stop_gradient(ops.convert_to_tensor(self.log_variance))
+        return _snapshot(self.initial_log_variance) + STEP_SCALE * weight
+
+    def _with_gradient(self, log_variance: Tensor, share: Any = 1.0) -> Tensor:
+        """The log-variances as they are, with a gradient that is damped, or a share of it.
+
+        An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
+        plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would
+        be `STEP_SCALE² · ∂L/∂s`, and diverge.
+        """
+        weight = ops.convert_to_tensor(self.log_variance)
+        nothing = weight - ops.stop_gradient(weight)
+        return log_variance + DESCENT_SCALE / STEP_SCALE * share * nothing
 
     def _near_closed_form(
         self, log_variance: Tensor, running: Tensor, lagging: Tensor, band: Tensor
@@ -492,45 +514,41 @@ class UncertaintyWeighting(keras.layers.Layer):
         expected = running
         if self.update == "trained":
             # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
-            expected = running - ops.relu(lagging - running)
-        return ops.clip(log_variance, expected - band, expected + band)
+            expected = running - relu(lagging - running)
+        return clip(clip(log_variance, expected - band, expected + band), -BOUND, BOUND)
 
-    def _follow(self, means: Tensor, constants: _Constants, training: bool) -> Tensor:
+    def _follow(self, means: Tensor, constants: _Constants) -> Tensor:
         """The log-variances, once those that have a closed form have followed it to this batch."""
-        if not (training and self.trainable and self._has_closed_form.any()):
-            return self._current_log_variance()
         log_variance = self._trained_log_variance()
         mean_loss, lagging, rate = ops.unstack(_snapshot(self.closed_form))
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
         means = ops.stop_gradient(means)
-        follows = ops.isfinite(ops.log(means))
-        next_rate = ops.where(follows, RUNNING_RATE, rate)
-        rate = ops.where(follows, rate, 0.0)
+        follows = isfinite(log(means))
+        next_rate = where(follows, RUNNING_RATE, rate)
+        rate = where(follows, rate, 0.0)
         kept = 1.0 - rate
-        mean_loss = kept * mean_loss + rate * ops.where(follows, means, mean_loss)
+        mean_loss = kept * mean_loss + rate * where(follows, means, mean_loss)
         running = closed_form_optimum(mean_loss, constants.scale, constants.power)
         lagging = kept * lagging + rate * running
 
-        # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
-        # left, for an optimizer such as Adam would make a full step of it.
         at_optimum = rate == 1.0
         if self.update == "closed_form":
             at_optimum = ops.logical_and(follows, self._has_closed_form)
         near = self._near_closed_form(
-            ops.where(at_optimum, running, log_variance), running, lagging, constants.band
+            where(at_optimum, running, log_variance), running, lagging, constants.band
         )
-        step = ops.stop_gradient(near - log_variance)
-        self.initial_log_variance.assign_add(step)
+        self.initial_log_variance.assign_add(near - log_variance)
         self.closed_form.assign(stack([mean_loss, lagging, next_rate]))
-        followed = ops.custom_gradient(_bounded)(log_variance + step)
-        return ops.where(at_optimum, ops.stop_gradient(followed), followed)
+        # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
+        # left, for an optimizer such as Adam would make a full step of it.
+        return self._with_gradient(near, ops.cast(~at_optimum, near.dtype))
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
         if len(self._task_of_entry) == len(self.tasks):
-            return ops.exp(0.5 * log_variance)
-        variances = ops.exp(log_variance)
+            return exp(0.5 * log_variance)
+        variances = exp(log_variance)
         return ops.sqrt(self._sum_by_task(variances) / self._sum_by_task(ops.ones_like(variances)))
 
     def _sum_by_task(self, values: Tensor) -> Tensor:
@@ -565,9 +583,9 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _order_of(self, stacks: Iterable[tuple[str, ...]]) -> np.ndarray | None:
         """What takes entries of stacked tasks back to their places; `None` if they are there."""
-        entries = self._entries_of(stacks)
-        order = np.argsort(entries).astype("int32")
-        return None if np.array_equal(order, entries) and (np.diff(entries) > 0).all() else order
+        if [task for tasks in stacks for task in tasks] == list(self.tasks):
+            return None
+        return np.argsort(self._entries_of(stacks)).astype("int32")
 
     def _of_task(self, values: Any, task: str) -> Any:
         entries = self._entries[task]
@@ -642,27 +660,6 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
     return [*starts]
 
 
-def _bounded(log_variance: Tensor) -> tuple[Tensor, Any]:
-    """Log-variances within the bound, and damped gradients: none that points out of the bound.
-
-    The gradient of `clip` alone is 0 out there, both ways, so that nothing would ever come back.
-
-    An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
-    plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would be
-    `STEP_SCALE² · ∂L/∂s`, and diverge.
-    """
-
-    def gradient(*args: Tensor, upstream: Tensor = None) -> Tensor:
-        # Keras hands it over by name or by position, as the backend does.
-        upstream = args[0] if upstream is None else upstream
-        # An optimizer goes against the gradient: further out if it has the opposite sign.
-        points_out = log_variance * ops.sign(upstream) <= -BOUND
-        damped = (DESCENT_SCALE / STEP_SCALE**2) * upstream
-        return ops.where(points_out, 0.0, damped)
-
-    return ops.clip(log_variance, -BOUND, BOUND), gradient
-
-
 def _are_tensors(predictions: Any) -> bool:
     """Whether none of the predictions is symbolic, or has yet to become a tensor."""
     return all(map(ops.is_tensor, keras.tree.flatten(predictions)))
@@ -693,16 +690,11 @@ def _snapshot(variable: Any) -> Tensor:
     value = ops.convert_to_tensor(variable)
     if keras.backend.backend() != "torch":
         return value
-    # Compiled, a backward pass computes again what it can from its inputs, so from the variable,
-    # by then another: the copy must be made where the compiler does not see that it is one.
-    return _uncompiled_clone()(value)
-
-
-@cache
-def _uncompiled_clone() -> Any:
     import torch
 
-    return torch.compiler.disable(torch.clone)
+    # Compiled, a backward pass computes again what it can from its inputs, so from the variable,
+    # by then another: the copy must be made where the compiler does not see that it is one.
+    return torch.compiler.disable(torch.clone)(value) if torch.compiler.is_compiling() else value
 
 
 def _in_order(order: np.ndarray | None, values: Iterable[Tensor]) -> Tensor:

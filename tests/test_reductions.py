@@ -8,7 +8,8 @@ from keras_uncertainty_mtl.reductions import (
     global_mean,
     num_replicas,
     sum_over_replicas,
-    weighted_sums,
+    total_weight,
+    weighted_sum,
     without_zeros,
 )
 
@@ -26,7 +27,8 @@ def test_ratio_of_the_sums_is_the_average(shape, known, weighted, per_channel):
 
     @tf.function(input_signature=[signature, signature])
     def sums(values, weights):
-        return weighted_sums(values, weights if weighted else None, per_channel)
+        arguments = values, weights if weighted else None, per_channel
+        return weighted_sum(*arguments), total_weight(*arguments)
 
     total, weight = sums(values, weights)
     axes = tuple(range(len(shape) - per_channel))
@@ -41,7 +43,7 @@ def test_what_has_no_weight_counts_for_nothing(per_channel):
     values = tf.constant(np.where(weights == 0, 1e9, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
     with tf.GradientTape() as tape:
         tape.watch(values)
-        total, _ = weighted_sums(values, tf.constant(weights), per_channel)
+        total = weighted_sum(values, tf.constant(weights), per_channel)
     expected = np.array([1 * 1 + 2 * 3, 3 * 4 + 0.5 * 6])
     np.testing.assert_allclose(total, expected if per_channel else expected.sum(), rtol=1e-15)
     np.testing.assert_array_equal(tape.gradient(total, values), weights)
@@ -49,7 +51,7 @@ def test_what_has_no_weight_counts_for_nothing(per_channel):
 
 @pytest.mark.parametrize("hidden", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_not_hidden_by_a_weight_of_zero(hidden):
-    total, _ = weighted_sums(tf.constant([1.0, hidden]), tf.constant([1.0, 0.0]))
+    total = weighted_sum(tf.constant([1.0, hidden]), tf.constant([1.0, 0.0]))
     assert np.isnan(total)
 
 
@@ -57,8 +59,9 @@ def test_mean_of_nothing_is_zero_and_so_is_its_gradient():
     values = tf.constant([[5.0, 7.0], [1.0, 2.0]])
     with tf.GradientTape() as tape:
         tape.watch(values)
-        sums, totals = weighted_sums(values, tf.constant([[0.0, 0.0], [1.0, 3.0]]), stacked=True)
-        means = global_mean(sums, without_zeros(totals))
+        arguments = values, tf.constant([[0.0, 0.0], [1.0, 3.0]])
+        totals = without_zeros(total_weight(*arguments, stacked=True))
+        means = global_mean(weighted_sum(*arguments, stacked=True), totals)
     np.testing.assert_array_equal(means, [0, 1.75])
     np.testing.assert_array_equal(tape.gradient(means, values), [[0, 0], [0.25, 0.75]])
 
@@ -97,13 +100,18 @@ def test_sum_over_replicas(on_replicas):
     np.testing.assert_array_equal(sums, [63] * 4)
 
 
+def global_sums(values, weights):
+    """This replica's sum, and the total that all replicas' are divided by."""
+    totals = sum_over_replicas(total_weight(values, weights))
+    return weighted_sum(values, weights), without_zeros(totals)
+
+
 def test_global_mean_is_over_the_elements_of_all_replicas(on_replicas):
     def step(elements):
         scale = tf.constant(3.0, "float64")
         with tf.GradientTape() as tape:
             tape.watch(scale)
-            sums, counts = weighted_sums(scale**2 * elements, None)
-            mean = global_mean(sums, without_zeros(sum_over_replicas(counts)))
+            mean = global_mean(*global_sums(scale**2 * elements, None))
         return mean, tape.gradient(mean, scale)
 
     means, gradients = on_replicas(step)
@@ -118,8 +126,7 @@ def test_global_mean_of_nothing_is_zero_on_all_replicas(on_replicas):
         scale = tf.constant(3.0, "float64")
         with tf.GradientTape() as tape:
             tape.watch(scale)
-            sums, counts = weighted_sums(scale * elements, tf.zeros_like(elements))
-            mean = global_mean(sums, without_zeros(sum_over_replicas(counts)))
+            mean = global_mean(*global_sums(scale * elements, tf.zeros_like(elements)))
         return mean, tape.gradient(mean, scale)
 
     means, gradients = on_replicas(step)

@@ -4,9 +4,8 @@ from collections import OrderedDict, namedtuple
 
 import numpy as np
 import pytest
-from keras import ops
 
-from keras_uncertainty_mtl.structures import by_task, naming_task, stack
+from keras_uncertainty_mtl.structures import by_task, naming_task
 
 TASKS = ["depth", "classes"]
 
@@ -75,21 +74,3 @@ def test_value_errors_name_the_task():
 def test_other_errors_stay_as_they_are():
     with pytest.raises(TypeError, match=r"^too deep$"), naming_task("depth"):
         raise TypeError("too deep")
-
-
-def test_tensors_are_stacked():
-    rows = [ops.ones(2), ops.zeros(2), ops.ones(2)]
-    np.testing.assert_array_equal(stack(rows), [[1, 1], [0, 0], [1, 1]])
-    np.testing.assert_array_equal(stack([np.ones(2), np.zeros(2)]), [[1, 1], [0, 0]])
-
-
-def test_tensors_on_several_devices_are_moved_by_keras(monkeypatch):
-    import torch
-
-    left = []
-    monkeypatch.setattr(ops, "stack", left.append)
-    here, elsewhere = torch.ones(2), torch.ones(2, device="meta")
-    stack([here, here])
-    assert not left
-    stack([here, elsewhere])
-    assert left == [[here, elsewhere]]

@@ -1,0 +1,45 @@
+"""Operations on a few numbers, as directly as PyTorch has them.
+
+A compiled step does not care how an operation is called. PyTorch runs a step one by one, and Keras
+then takes longer to look at what an operation is given than the operation does, on a vector of one
+number a task. What is given here is numbers, and tensors that are all in one place, unless
+something else is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+Tensor = Any
+
+functions: Any = ops
+if keras.backend.backend() == "torch":
+    import torch
+
+    functions = torch
+
+clip, exp, isfinite = functions.clip, functions.exp, functions.isfinite
+log, relu, where = functions.log, functions.relu, functions.where
+
+
+def constant(values: np.ndarray) -> Any:
+    """An array for `ops.convert_to_tensor`, of which PyTorch need not make a tensor every time."""
+    return torch.from_numpy(values) if keras.backend.backend() == "torch" else values
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """The tensors, all of one shape and dtype, along a new first axis, wherever they are."""
+    if keras.backend.backend() == "torch" and _have_one_device(tensors):
+        # Keras would first move each to its own device, which takes far longer than to stack them.
+        return torch.stack(list(tensors))
+    return ops.stack(tensors)
+
+
+def _have_one_device(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are tensors of PyTorch's that are all in one place."""
+    return all(map(ops.is_tensor, tensors)) and len({tensor.device for tensor in tensors}) == 1

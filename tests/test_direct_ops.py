@@ -1,0 +1,60 @@
+"""Operations called as directly as the backend lets one, against NumPy."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_uncertainty_mtl.direct_ops import clip, constant, exp, isfinite, log, relu, stack, where
+
+VALUES = np.array([-np.inf, -2.0, 0.0, 0.5, 3.0, np.inf, np.nan], "float32")
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        (exp, np.exp),
+        (isfinite, np.isfinite),
+        (log, np.log),
+        (relu, lambda values: np.maximum(values, 0)),
+        (lambda values: clip(values, -1.0, 1.0), lambda values: np.clip(values, -1, 1)),
+        (lambda values: where(values > 1, values, 0.25), lambda v: np.where(v > 1, v, 0.25)),
+        (lambda values: where(values > 1, 0.25, values), lambda v: np.where(v > 1, 0.25, v)),
+    ],
+    ids=["exp", "isfinite", "log", "relu", "clip", "where-else", "where-then"],
+)
+def test_operations_are_those_of_numpy(operation, expected):
+    result = ops.convert_to_numpy(operation(ops.convert_to_tensor(VALUES)))
+    np.testing.assert_allclose(result, expected(VALUES), rtol=1e-6)
+    assert result.dtype in ("float32", "bool")
+
+
+def test_a_vector_is_clipped_between_vectors():
+    lower, upper = np.array([0.0, -np.inf, 5.0]), np.array([1.0, np.inf, 5.0])
+    tensors = [
+        ops.convert_to_tensor(values, "float32") for values in (np.full(3, 2.0), lower, upper)
+    ]
+    np.testing.assert_array_equal(ops.convert_to_numpy(clip(*tensors)), [1, 2, 5])
+
+
+def test_a_constant_is_what_it_was_made_of():
+    values = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(ops.convert_to_numpy(constant(values)), values)
+
+
+def test_tensors_are_stacked():
+    rows = [ops.ones(2), ops.zeros(2), ops.ones(2)]
+    np.testing.assert_array_equal(stack(rows), [[1, 1], [0, 0], [1, 1]])
+    np.testing.assert_array_equal(stack([np.ones(2), np.zeros(2)]), [[1, 1], [0, 0]])
+
+
+def test_tensors_on_several_devices_are_moved_by_keras(monkeypatch):
+    import torch
+
+    left = []
+    monkeypatch.setattr(ops, "stack", left.append)
+    here, elsewhere = torch.ones(2), torch.ones(2, device="meta")
+    stack([here, here])
+    assert not left
+    stack([here, elsewhere])
+    assert left == [[here, elsewhere]]
