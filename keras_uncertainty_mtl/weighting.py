@@ -213,8 +213,10 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._heteroscedastic = any(
             likelihood.heteroscedastic for likelihood in self.tasks.values()
         )
+        kinds = [stackable_kind(likelihood) for likelihood in self.tasks.values()]
         self._stackable_kinds = {
-            task: stackable_kind(likelihood) for task, likelihood in self.tasks.items()
+            task: kind if kinds.count(kind) > 1 else None
+            for task, kind in zip(self.tasks, kinds, strict=True)
         }
         self._statistics = TaskStatistics(list(self.tasks))
 
@@ -504,8 +506,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         be `STEP_SCALE² · ∂L/∂s`, and diverge.
         """
         weight = ops.convert_to_tensor(self.log_variance)
-        nothing = weight - ops.stop_gradient(weight)
-        return log_variance + DESCENT_SCALE / STEP_SCALE * share * nothing
+        zero = weight - ops.stop_gradient(weight)
+        return log_variance + (DESCENT_SCALE / STEP_SCALE) * share * zero
 
     def _near_closed_form(
         self, log_variance: Tensor, running: Tensor, lagging: Tensor, band: Tensor
