@@ -23,7 +23,7 @@ from keras_uncertainty_mtl.direct_ops import (
     where,
 )
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
-from keras_uncertainty_mtl.observations import Observations, stackable_kind, stackable_shapes
+from keras_uncertainty_mtl.observations import Observations, stack_key, stackable_kind
 from keras_uncertainty_mtl.reductions import (
     global_mean,
     num_replicas,
@@ -213,7 +213,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._heteroscedastic = any(
             likelihood.heteroscedastic for likelihood in self.tasks.values()
         )
-        kinds = [stackable_kind(likelihood) for likelihood in self.tasks.values()]
+        kinds = [stackable_kind(self.tasks[task], shapes[task]) for task in self.tasks]
         self._stackable_kinds = {
             task: kind if kinds.count(kind) > 1 else None
             for task, kind in zip(self.tasks, kinds, strict=True)
@@ -359,8 +359,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         predictions, targets, weights = self._named(predictions, targets, sample_weight)
         stacks: dict[Any, list[str]] = {}
         for task, kind in self._stackable_kinds.items():
-            shapes = kind and stackable_shapes(predictions[task], targets[task], weights[task])
-            stacks.setdefault((kind, shapes) if shapes else task, []).append(task)
+            key = stack_key(kind, predictions[task], targets[task], weights[task])
+            stacks.setdefault(key or task, []).append(task)
         batches = {}
         for tasks in stacks.values():
             with naming_task(tasks[0]):
@@ -467,10 +467,10 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _current_log_variance(self) -> Tensor:
         """The log-variances as they are, which an optimizer may just have moved too far."""
+        log_variance = self._trained_log_variance()
         constants = self._each_constant()
         mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
         running = closed_form_optimum(mean_loss, constants.scale, constants.power)
-        log_variance = self._trained_log_variance()
         return self._with_gradient(
             self._near_closed_form(log_variance, running, lagging, constants.band)
         )
