@@ -3,6 +3,7 @@
     python -m benchmarks.step_time
     python -m benchmarks.step_time --parts
     python -m benchmarks.step_time --profile
+    KERAS_BACKEND=torch python -m benchmarks.step_time --profile --tasks 3
 
 The same network, data, optimizer and number of steps are trained in five ways: with Keras's own
 `compile(loss=…, loss_weights=…)`; as the floor, with one fused loss that knows nothing of tasks;
@@ -25,7 +26,8 @@ Keras's cross-entropy of logits times a trainable factor, which is the exact lik
 report, and Keras's cross-entropy with an `ignore_class`.
 
 `--profile` takes one step apart: each part is a function that does no more than the network, then
-its loss too, then the gradients, then the whole step.
+its loss too, then the gradients, then the whole step. With `KERAS_BACKEND=torch` it is one of
+PyTorch's, of which nothing is compiled.
 """
 
 from __future__ import annotations
@@ -634,29 +636,39 @@ def part_rows(rounds: int) -> Iterator[Row]:
 def profile(tasks: int, rounds: int) -> Iterator[list[str]]:
     """For each way: what the parts of one step take, and of what graphs they are."""
     problem = small_problem(tasks)
-    for jit_compile in (True, False):
+    is_compiled = keras.backend.backend() == "tensorflow"
+    for jit_compile in (True, False) if is_compiled else (False,):
         turns: dict[tuple[str, str], Callable[[], float]] = {}
         graphs = {}
         for name in (KERAS, FLOOR, OURS):
             way = WAYS[name](problem, jit_compile=jit_compile)
             way.seconds(1)
-            batch = next(iter(way.data))
+            batch = keras.tree.map_structure(
+                ops.convert_to_tensor, next(way.data.as_numpy_iterator())
+            )
             for part, function in _parts(way.model).items():
-                compiled = tf.function(function, jit_compile=jit_compile)
-                kinds = Counter(_nodes(compiled.get_concrete_function(batch).graph))
-                kernels = ""
-                if jit_compile:
-                    ir = compiled.experimental_get_compiler_ir(batch)
-                    kernels = str(_kernels(ir(stage="optimized_hlo")))
-                common = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
-                graphs[name, part] = [str(kinds.total()), kernels, common]
-                turns[name, part] = partial(_seconds, compiled, batch, 20)
+                graphs[name, part] = ["", "", ""]
+                if is_compiled:
+                    function = tf.function(function, jit_compile=jit_compile)
+                    graphs[name, part] = _graph(function, batch, jit_compile)
+                turns[name, part] = partial(_seconds, function, batch, 20)
                 turns[name, part]()
             graphs[name, "fit"] = ["", "", ""]
             turns[name, "fit"] = partial(way.seconds, 20)
         for (name, part), seconds in alternate(turns, TURNS_OF_A_ROUND * rounds).items():
             milliseconds = f"{1e3 * np.median(seconds):.3f}"
             yield [str(jit_compile), name, part, milliseconds, *graphs[name, part]]
+
+
+def _graph(compiled: Any, batch: Any, jit_compile: bool) -> list[str]:
+    """Of how many nodes and kernels a compiled function is, and which nodes are commonest."""
+    kinds = Counter(_nodes(compiled.get_concrete_function(batch).graph))
+    kernels = ""
+    if jit_compile:
+        ir = compiled.experimental_get_compiler_ir(batch)
+        kernels = str(_kernels(ir(stage="optimized_hlo")))
+    common = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
+    return [str(kinds.total()), kernels, common]
 
 
 def _parts(model: keras.Model) -> dict[str, Callable[[Any], Any]]:
@@ -667,6 +679,9 @@ def _parts(model: keras.Model) -> dict[str, Callable[[Any], Any]]:
         return model.compute_loss(x, y, model(x, training=True), None, training=True)
 
     def gradients(data: Any) -> Any:
+        if keras.backend.backend() == "torch":
+            model.zero_grad()
+            return loss(data).backward()
         with tf.GradientTape() as tape:
             value = loss(data)
         return tape.gradient(value, model.trainable_variables)
@@ -806,7 +821,8 @@ def main() -> None:
 
     lines = []
     if arguments.profile:
-        name = f"step_profile_{arguments.tasks}"
+        backend = keras.backend.backend().replace("tensorflow", "")
+        name = "_".join(filter(None, ["step_profile", str(arguments.tasks), backend]))
         header = ["XLA", "way", "part", "ms", "graph nodes", "XLA kernels", "commonest nodes"]
         lines = list(profile(arguments.tasks, arguments.rounds))
         table = pd.DataFrame(lines, columns=header)

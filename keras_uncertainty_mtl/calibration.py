@@ -179,7 +179,7 @@ class _TaskSums(keras.metrics.Metric):
         if self._grid is not None:
             return _polynomial_minimum(self.grid, means)
         likelihood = self._likelihood
-        losses = np.where(means > 0, means, np.nan)
+        losses = ops.convert_to_tensor(np.where(means > 0, means, np.nan))
         return ops.convert_to_numpy(closed_form_optimum(losses, likelihood.scale, likelihood.power))
 
     @property

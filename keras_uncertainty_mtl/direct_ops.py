@@ -17,14 +17,14 @@ from keras import ops
 
 Tensor = Any
 
-functions: Any = ops
+_functions: Any = ops
 if keras.backend.backend() == "torch":
     import torch
 
-    functions = torch
+    _functions = torch
 
-clip, exp, isfinite = functions.clip, functions.exp, functions.isfinite
-log, relu, where = functions.log, functions.relu, functions.where
+clip, exp, isfinite = _functions.clip, _functions.exp, _functions.isfinite
+log, relu, where = _functions.log, _functions.relu, _functions.where
 
 
 def constant(values: np.ndarray) -> Any:

@@ -166,8 +166,9 @@ class MultiTaskModel(keras.Model):
     ) -> Tensor:
         """The combined loss of the tasks, and whatever the network's layers add to it."""
         loss = self.weighting.combined_loss(y_pred, y, sample_weight, training=training)
-        # Keras adds up the replicas' losses.
-        loss = loss / num_replicas()
+        if num_replicas() > 1:
+            # Keras adds up the replicas' losses.
+            loss = loss / num_replicas()
         if self.losses:
             loss = loss + ops.cast(super().compute_loss(x, y, y_pred, sample_weight), loss.dtype)
         return loss

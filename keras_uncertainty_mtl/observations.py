@@ -133,11 +133,7 @@ class Observations:
             targets = ops.where(observed, targets, ops.zeros_like(targets))
         if likelihood.target_dtype == "float32":
             targets = ops.cast(targets, dtype)
-        # Where the loss is but reported, PyTorch would keep all of what its gradient would need.
-        differentiated = likelihood.weights_loss
-        losses = likelihood.loss(
-            targets, predictions if differentiated else ops.stop_gradient(predictions)
-        )
+        losses = likelihood.loss(targets, predictions)
         # A Keras loss may mask what it has no value for, as `Circle` does.
         mask = get_keras_mask(losses)
         weights = _element_weights(losses, observed, sample_weight, mask)

@@ -6,8 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import softmax
 
 from keras_uncertainty_mtl import Bernoulli, Categorical, Gaussian, Gibbs, Laplace
+from keras_uncertainty_mtl.observations import Observations
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
 NAN = float("nan")
@@ -226,3 +228,16 @@ def test_twins_take_no_weights_that_one_task_would_not(shape):
     for given in (weights, dict.fromkeys(tasks, weights["twin"])):
         with pytest.raises(ValueError, match=r"Task '(one|twin)': `sample_weight` must have one"):
             weighting.combined_loss(arrays, arrays, given)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_the_sum_of_raw_losses_has_their_gradient(approximate):
+    """So that a rule which weighs the raw losses themselves can train a network by it."""
+    rng = np.random.default_rng(0)
+    logits, classes = tf.constant(reals(rng)), rng.integers(CHANNELS, size=SHAPE[:-1])
+    likelihood = Categorical(approximate=approximate)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        total, _ = Observations.of(likelihood, logits, classes, None, "float64").loss_sums()
+    expected = softmax(logits, axis=-1) - np.eye(CHANNELS)[classes]
+    np.testing.assert_allclose(tape.gradient(total, logits), expected, rtol=1e-6, atol=1e-9)
