@@ -24,7 +24,7 @@ if keras.backend.backend() == "torch":
     _functions = torch
 
 clip, exp, isfinite = _functions.clip, _functions.exp, _functions.isfinite
-log, relu, where = _functions.log, _functions.relu, _functions.where
+log, reduce_sum, relu, where = _functions.log, _functions.sum, _functions.relu, _functions.where
 
 
 def constant(values: np.ndarray) -> Any:

@@ -333,7 +333,8 @@ class Gaussian(_Continuous):
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The squared error of each element, `(y - f)²`."""
-        return ops.square(targets - self.location(predictions))
+        error = targets - self.location(predictions)
+        return error * error
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"mean"` and the `"standard_deviation"` of each element."""
@@ -396,7 +397,7 @@ class Laplace(_Continuous):
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The absolute error of each element, `|y - f|`."""
-        return ops.abs(targets - self.location(predictions))
+        return abs(targets - self.location(predictions))
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"location"` and the `"scale"` of each element: the median, and `b = σ / √2`."""

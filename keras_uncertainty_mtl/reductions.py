@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_uncertainty_mtl.direct_ops import where
+from keras_uncertainty_mtl.direct_ops import reduce_sum, where
 
 Tensor = Any
 
@@ -30,7 +30,7 @@ def weighted_sum(
     if weights is not None:
         # NaN times 0 is NaN, and must be: what is hidden that way would still give NaN gradients.
         values = weights * values
-    return ops.sum(values, axis=_summed_axes(values, per_channel, stacked))
+    return reduce_sum(values, axis=_summed_axes(values, per_channel, stacked))
 
 
 def total_weight(
@@ -49,7 +49,7 @@ def total_weight(
     """
     axes = _summed_axes(values, per_channel, stacked)
     if weights is not None:
-        return ops.sum(weights, axis=axes)
+        return reduce_sum(weights, axis=axes)
     shape = ops.shape(values)
     count = ops.cast(math.prod(shape[axis] for axis in axes), values.dtype)
     kept = [size for axis, size in enumerate(shape) if axis not in axes]

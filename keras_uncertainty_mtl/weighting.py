@@ -18,6 +18,7 @@ from keras_uncertainty_mtl.direct_ops import (
     exp,
     isfinite,
     log,
+    reduce_sum,
     relu,
     stack,
     where,
@@ -321,7 +322,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         factors = constants.factor * exp(-constants.exponent * log_variance)
         negative_log_likelihoods = factors * means + constants.half * log_variance
         shares = constants.loss_weight * self._shares(totals, divisors)
-        loss = ops.sum(shares * negative_log_likelihoods)
+        loss = reduce_sum(shares * negative_log_likelihoods)
 
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
         return loss + where(isfinite(loss), ops.zeros_like(loss), float("nan"))
@@ -664,7 +665,11 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
 
 def _are_tensors(predictions: Any) -> bool:
     """Whether none of the predictions is symbolic, or has yet to become a tensor."""
-    return all(map(ops.is_tensor, keras.tree.flatten(predictions)))
+    if isinstance(predictions, dict):
+        predictions = predictions.values()
+    elif not isinstance(predictions, (list, tuple)):
+        predictions = [predictions]
+    return all(map(ops.is_tensor, predictions))
 
 
 def _is_shape(value: Any) -> bool:

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_uncertainty_mtl.direct_ops import clip, constant, exp, isfinite, log, relu, stack, where
+from keras_uncertainty_mtl.direct_ops import (
+    clip,
+    constant,
+    exp,
+    isfinite,
+    log,
+    reduce_sum,
+    relu,
+    stack,
+    where,
+)
 
 VALUES = np.array([-np.inf, -2.0, 0.0, 0.5, 3.0, np.inf, np.nan], "float32")
 
@@ -35,6 +45,13 @@ def test_a_vector_is_clipped_between_vectors():
         ops.convert_to_tensor(values, "float32") for values in (np.full(3, 2.0), lower, upper)
     ]
     np.testing.assert_array_equal(ops.convert_to_numpy(clip(*tensors)), [1, 2, 5])
+
+
+@pytest.mark.parametrize("axis", [None, 0, (1,), (0, 2), (0, 1, 2)])
+def test_sums_are_over_the_axes_that_are_named(axis):
+    values = np.arange(24.0, dtype="float32").reshape(2, 3, 4)
+    result = reduce_sum(ops.convert_to_tensor(values), axis=axis)
+    np.testing.assert_array_equal(ops.convert_to_numpy(result), values.sum(axis=axis))
 
 
 def test_a_constant_is_what_it_was_made_of():
