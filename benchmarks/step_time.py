@@ -799,8 +799,10 @@ def _machine() -> str:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     packages = ["tensorflow", "keras", "jax", "torch", "numpy"]
     versions = [f"{name} {version(name)}" for name in packages if importlib.util.find_spec(name)]
+    backend = keras.backend.backend()
+    environment = [] if backend == "tensorflow" else [f"KERAS_BACKEND={backend}"]
     return (
-        f"`{' '.join(['python -m benchmarks.step_time', *sys.argv[1:]])}`: "
+        f"`{' '.join([*environment, 'python -m benchmarks.step_time', *sys.argv[1:]])}`: "
         f"Python {platform.python_version()}, {', '.join(versions)}; "
         f"{os.cpu_count()} × {cpu[1] if cpu else platform.processor()}.\n"
     )
