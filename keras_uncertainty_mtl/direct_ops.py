@@ -27,6 +27,14 @@ clip, exp, isfinite = _functions.clip, _functions.exp, _functions.isfinite
 log, reduce_sum, relu, where = _functions.log, _functions.sum, _functions.relu, _functions.where
 
 
+def divide_no_nan(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient; 0 where the denominator is, whatever the numerator."""
+    if keras.backend.backend() != "torch":
+        return ops.divide_no_nan(numerator, denominator)
+    is_zero = denominator == 0
+    return where(is_zero, 0.0, numerator) / where(is_zero, 1.0, denominator)
+
+
 def constant(values: np.ndarray) -> Any:
     """An array for `ops.convert_to_tensor`, of which PyTorch need not make a tensor every time."""
     return torch.from_numpy(values) if keras.backend.backend() == "torch" else values

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl.direct_ops import log, where
+from keras_uncertainty_mtl.direct_ops import log
 from keras_uncertainty_mtl.shapes import Shape, check_tensor, match_shape
 
 Tensor = Any
@@ -333,8 +333,7 @@ class Gaussian(_Continuous):
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The squared error of each element, `(y - f)²`."""
-        error = targets - self.location(predictions)
-        return error * error
+        return ops.square(targets - self.location(predictions))
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"mean"` and the `"standard_deviation"` of each element."""
@@ -397,7 +396,7 @@ class Laplace(_Continuous):
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The absolute error of each element, `|y - f|`."""
-        return abs(targets - self.location(predictions))
+        return ops.abs(targets - self.location(predictions))
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"location"` and the `"scale"` of each element: the median, and `b = σ / √2`."""
@@ -527,7 +526,8 @@ class Categorical(_Discrete):
             return ops.categorical_crossentropy(targets, predictions, from_logits=self.from_logits)
         if self.approximate or keras.backend.backend() != "tensorflow":
             return self._sparse_cross_entropy(targets, predictions)
-        # Nothing is differentiated by it, and cross-entropy computes its gradient at once.
+        # As a rule nothing is differentiated by it, and TensorFlow's cross-entropy computes its
+        # gradient at once.
         classes = ops.expand_dims(_class_ids(targets), -1)
         of_target = ops.take_along_axis(ops.log_softmax(predictions), classes, axis=-1)
         return _nan_out_of_range(ops.squeeze(-of_target, -1), targets, predictions.shape[-1])
@@ -684,7 +684,8 @@ class Gibbs(Likelihood):
 
 def _nan_out_of_range(loss: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     # Devices differ in what a class out of range costs: an error, NaN, or 0. This is never 0.
-    return where((targets >= 0) & (targets < num_classes), loss, float("nan"))
+    in_range = ops.logical_and(targets >= 0, targets < num_classes)
+    return ops.where(in_range, loss, float("nan"))
 
 
 def _class_ids(targets: Tensor) -> Tensor:

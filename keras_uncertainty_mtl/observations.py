@@ -14,7 +14,12 @@ from keras.src.backend import get_keras_mask  # There is no public way from a te
 from keras_uncertainty_mtl.direct_ops import stack
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
 from keras_uncertainty_mtl.reductions import total_weight, weighted_sum
-from keras_uncertainty_mtl.shapes import Shape, check_tensor, match_leading_axes
+from keras_uncertainty_mtl.shapes import (
+    Shape,
+    check_tensor,
+    has_static_elements,
+    match_leading_axes,
+)
 
 Tensor = Any
 
@@ -190,10 +195,14 @@ def stack_key(
     kind: Hashable, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None
 ) -> Hashable:
     """What tasks have in common that are computed as one; `None`: this one is left alone."""
-    if kind is None or get_keras_mask(predictions) is not None:
+    tensors = [tensor for tensor in (predictions, targets, sample_weight) if tensor is not None]
+    if (
+        kind is None
+        or get_keras_mask(predictions) is not None
+        or not all(map(has_static_elements, tensors))
+    ):
         return None
-    weight = None if sample_weight is None else (sample_weight.shape, sample_weight.dtype)
-    return kind, predictions.shape, predictions.dtype, targets.shape, targets.dtype, weight
+    return kind, *((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
 
 
 def _observed(

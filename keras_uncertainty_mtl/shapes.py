@@ -35,6 +35,11 @@ def check_tensor(tensor: Tensor, name: str) -> None:
         )
 
 
+def has_static_elements(tensor: Tensor) -> bool:
+    """Whether all sizes of a tensor are known beforehand, but for that of the batch."""
+    return getattr(tensor.shape, "rank", 0) is not None and None not in tensor.shape[1:]
+
+
 def match_shape(tensor: Tensor, expected: Shape) -> Tensor | None:
     """The tensor in the expected shape, with an axis of size 1 added or taken at its end.
 

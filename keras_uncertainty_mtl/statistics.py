@@ -7,8 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_uncertainty_mtl.direct_ops import stack
-from keras_uncertainty_mtl.reductions import without_zeros
+from keras_uncertainty_mtl.direct_ops import divide_no_nan, stack
 
 Tensor = Any
 
@@ -55,7 +54,7 @@ class TaskStatistics(keras.metrics.Metric):
         if not self._has_batches:
             return {}
         losses, weights = ops.unstack(ops.convert_to_tensor(self._sums), axis=0)
-        results = {"loss": losses / without_zeros(weights), "sigma": self._sigmas}
+        results = {"loss": divide_no_nan(losses, weights), "sigma": self._sigmas}
         return {
             f"{task}_{name}": value
             for name, values in results.items()

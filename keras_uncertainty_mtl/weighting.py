@@ -15,6 +15,7 @@ from keras_uncertainty_mtl import likelihoods
 from keras_uncertainty_mtl.direct_ops import (
     clip,
     constant,
+    divide_no_nan,
     exp,
     isfinite,
     log,
@@ -25,12 +26,7 @@ from keras_uncertainty_mtl.direct_ops import (
 )
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
 from keras_uncertainty_mtl.observations import Observations, stack_key, stackable_kind
-from keras_uncertainty_mtl.reductions import (
-    global_mean,
-    num_replicas,
-    sum_over_replicas,
-    without_zeros,
-)
+from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
 from keras_uncertainty_mtl.shapes import Shape
 from keras_uncertainty_mtl.statistics import TaskStatistics
 from keras_uncertainty_mtl.structures import by_task, naming_task
@@ -61,8 +57,8 @@ class _Constants(NamedTuple):
 
     A mean loss `L` counts as `loss_weight · (factor · exp(-exponent · s) · L + half · s)`, with
     `factor = 1`, `exponent = half = 0` where σ does more than multiply it, and `L` is the mean
-    negative log-likelihood already. The closed form follows from `scale` and `power`, and its
-    log-variance may be no further from it than `band`; which is infinite where there is none.
+    negative log-likelihood already. The closed form, where there is one, follows from `scale` and
+    `power`, which are 1 elsewhere.
     """
 
     loss_weight: Any
@@ -71,7 +67,6 @@ class _Constants(NamedTuple):
     half: Any
     scale: Any
     power: Any
-    band: Any
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -179,6 +174,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             dtype=self._loss_dtype,
             autocast=False,
         )
+        self._is_given = np.array([start is not None for start in initial])
         self._task_of_entry = self._each_entry(range(len(self.tasks))).astype("int32")
         self._loss_weight = self._each_entry(self.loss_weights.values())
         self._scale = self._each_entry(likelihood.scale for likelihood in self.tasks.values())
@@ -188,7 +184,6 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._has_closed_form = self._each_entry(
             likelihood.has_closed_form for likelihood in self.tasks.values()
         ).astype(bool)
-        band = 0.0 if self.update == "closed_form" else BAND
         constants = _Constants(
             loss_weight=self._loss_weight,
             factor=np.where(multiplies, self._scale, 1.0),
@@ -196,7 +191,6 @@ class UncertaintyWeighting(keras.layers.Layer):
             half=np.where(multiplies, 0.5, 0.0),
             scale=np.where(self._has_closed_form, self._scale, 1.0),
             power=np.where(self._has_closed_form, self._power, 1.0),
-            band=np.where(self._has_closed_form, band, math.inf),
         )
         self._constants = constant(np.stack(constants).astype(self._loss_dtype))
         starts = np.array([start or 0.0 for start in initial])
@@ -204,12 +198,10 @@ class UncertaintyWeighting(keras.layers.Layer):
         self.initial_log_variance = _replica_local_variable(
             "initial_log_variance", starts, self._loss_dtype
         )
-        # A running mean of the losses, one of its closed form, and the rate at which they follow
-        # the next batch: all the way to the first one, unless σ is given. One variable, as each
-        # costs every step some microseconds.
-        first_rates = np.array([1.0 if start is None else 0.0 for start in initial])
+        # A running mean of the losses, one of its closed form, and whether they have started: one
+        # variable, as each costs every step some microseconds.
         self.closed_form = _replica_local_variable(
-            "closed_form", self._closed_form_at(starts, first_rates), self._loss_dtype
+            "closed_form", self._closed_form_at(starts, np.zeros_like(starts)), self._loss_dtype
         )
         self._heteroscedastic = any(
             likelihood.heteroscedastic for likelihood in self.tasks.values()
@@ -225,7 +217,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         """Calls the layer; without targets it hands tensors on, and that is all."""
         # Keras would look at each of them several times, which on PyTorch, where steps are not
         # compiled, takes as long as the losses do.
-        if self.built and len(args) == 1 and "targets" not in kwargs and _are_tensors(args[0]):
+        hands_on = self.built and len(args) == 1 and kwargs.keys() <= {"training"}
+        is_plain = type(self).call is UncertaintyWeighting.call and not self.activity_regularizer
+        if hands_on and is_plain and _are_tensors(args[0]):
             return args[0]
         return super().__call__(*args, **kwargs)
 
@@ -296,15 +290,11 @@ class UncertaintyWeighting(keras.layers.Layer):
         losses, weights = self._sum_by_task(sums), self._sum_by_task(totals)
 
         totals = sum_over_replicas(totals)
-        divisors = without_zeros(totals)
         if self._heteroscedastic:
             sums = _in_order(order, [batch.scaled_loss_sum() for batch in batches.values()])
-        means = global_mean(sums, divisors)
+        means = global_mean(sums, totals)
         constants = self._each_constant()
-        if training and self.trainable:
-            log_variance = self._follow(means, constants)
-        else:
-            log_variance = self._current_log_variance()
+        log_variance = self._follow(means, constants, training)
         if report:
             self._statistics.update_state(losses, weights, self._task_sigmas(log_variance))
 
@@ -318,10 +308,10 @@ class UncertaintyWeighting(keras.layers.Layer):
                     for (tasks, batch), loss_sum in zip(batches.items(), loss_sums, strict=True)
                 ],
             )
-            means = global_mean(sums, divisors)
+            means = global_mean(sums, totals)
         factors = constants.factor * exp(-constants.exponent * log_variance)
         negative_log_likelihoods = factors * means + constants.half * log_variance
-        shares = constants.loss_weight * self._shares(totals, divisors)
+        shares = constants.loss_weight * self._shares(totals)
         loss = reduce_sum(shares * negative_log_likelihoods)
 
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
@@ -432,7 +422,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         values = np.concatenate([np.ravel(log_variances[task]) for task in self.tasks])
         for variable, new in (
             (self.initial_log_variance, values),
-            (self.closed_form, self._closed_form_at(values, np.full_like(values, RUNNING_RATE))),
+            (self.closed_form, self._closed_form_at(values, np.ones_like(values))),
             (self.log_variance, np.zeros_like(values)),
         ):
             variable.assign(np.where(np.isnan(values), variable.numpy(), new))
@@ -469,17 +459,18 @@ class UncertaintyWeighting(keras.layers.Layer):
     def _current_log_variance(self) -> Tensor:
         """The log-variances as they are, which an optimizer may just have moved too far."""
         log_variance = self._trained_log_variance()
-        constants = self._each_constant()
-        mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
-        running = closed_form_optimum(mean_loss, constants.scale, constants.power)
-        return self._with_gradient(
-            self._near_closed_form(log_variance, running, lagging, constants.band)
-        )
+        if self._has_closed_form.any():
+            constants = self._each_constant()
+            mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
+            running = closed_form_optimum(mean_loss, constants.scale, constants.power)
+            near = self._near_closed_form(log_variance, running, lagging)
+            log_variance = ops.where(self._has_closed_form, near, log_variance)
+        return ops.custom_gradient(_bounded)(log_variance)
 
     def _each_constant(self) -> _Constants:
         return _Constants(*ops.unstack(ops.convert_to_tensor(self._constants)))
 
-    def _closed_form_at(self, log_variances: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    def _closed_form_at(self, log_variances: np.ndarray, started: np.ndarray) -> np.ndarray:
         """What `closed_form` holds where these log-variances are the optimum."""
         constants = _Constants(*ops.convert_to_numpy(self._constants))
         optimal = np.exp(constants.power * log_variances)
@@ -487,7 +478,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         # A power of a σ that is allowed may be more than what the dtype holds.
         representable = np.finfo(self._loss_dtype)
         mean_losses = np.clip(optimal, representable.tiny, representable.max)
-        return np.stack([mean_losses, log_variances, rates])
+        return np.stack([mean_losses, log_variances, started])
 
     def _trained_log_variance(self) -> Tensor:
         """What the optimizer has made of the log-variances, which may be beyond the bound."""
@@ -496,56 +487,52 @@ class UncertaintyWeighting(keras.layers.Layer):
                 "The layer has no log-variances yet. Call it on predictions first, or make a model "
                 "with it."
             )
-        weight = ops.stop_gradient(ops.convert_to_tensor(self.log_variance))
-        return _snapshot(self.initial_log_variance) + STEP_SCALE * weight
+        trained = STEP_SCALE * ops.convert_to_tensor(self.log_variance)
+        return _snapshot(self.initial_log_variance) + trained
 
-    def _with_gradient(self, log_variance: Tensor, share: Any = 1.0) -> Tensor:
-        """The log-variances as they are, with a gradient that is damped, or a share of it.
-
-        An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
-        plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would
-        be `STEP_SCALE² · ∂L/∂s`, and diverge.
-        """
-        weight = ops.convert_to_tensor(self.log_variance)
-        zero = weight - ops.stop_gradient(weight)
-        return log_variance + (DESCENT_SCALE / STEP_SCALE) * share * zero
-
-    def _near_closed_form(
-        self, log_variance: Tensor, running: Tensor, lagging: Tensor, band: Tensor
-    ) -> Tensor:
+    def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
         """The nearest to log-variances that is no further from the closed form than it may be."""
-        expected = running
-        if self.update == "trained":
-            # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
-            expected = running - relu(lagging - running)
-        return clip(clip(log_variance, expected - band, expected + band), -BOUND, BOUND)
+        if self.update == "closed_form":
+            return running
+        # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
+        expected = running - relu(lagging - running)
+        return clip(log_variance, expected - BAND, expected + BAND)
 
-    def _follow(self, means: Tensor, constants: _Constants) -> Tensor:
+    def _follow(self, means: Tensor, constants: _Constants, training: bool) -> Tensor:
         """The log-variances, once those that have a closed form have followed it to this batch."""
+        if not (training and self.trainable and self._has_closed_form.any()):
+            return self._current_log_variance()
         log_variance = self._trained_log_variance()
-        mean_loss, lagging, rate = ops.unstack(_snapshot(self.closed_form))
+        mean_loss, lagging, started = ops.unstack(_snapshot(self.closed_form))
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
         means = ops.stop_gradient(means)
-        follows = isfinite(log(means))
-        next_rate = where(follows, RUNNING_RATE, rate)
-        rate = where(follows, rate, 0.0)
-        kept = 1.0 - rate
-        mean_loss = kept * mean_loss + rate * where(follows, means, mean_loss)
-        running = closed_form_optimum(mean_loss, constants.scale, constants.power)
-        lagging = kept * lagging + rate * running
+        follows = ops.logical_and(self._has_closed_form, isfinite(log(means)))
+        starts = follows & (started == 0)
 
-        at_optimum = rate == 1.0
-        if self.update == "closed_form":
-            at_optimum = ops.logical_and(follows, self._has_closed_form)
-        near = self._near_closed_form(
-            where(at_optimum, running, log_variance), running, lagging, constants.band
-        )
-        self.initial_log_variance.assign_add(near - log_variance)
-        self.closed_form.assign(stack([mean_loss, lagging, next_rate]))
+        def smoothed(mean: Tensor, value: Tensor, start: Tensor) -> Tensor:
+            later = mean + RUNNING_RATE * (value - mean)
+            return where(follows, where(starts, start, later), mean)
+
+        start = means
+        if self._is_given.any():
+            start = ops.where(self._is_given, mean_loss, means)
+        mean_loss = smoothed(mean_loss, means, start)
+        running = closed_form_optimum(mean_loss, constants.scale, constants.power)
+        lagging = smoothed(lagging, running, running)
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
-        return self._with_gradient(near, ops.cast(~at_optimum, near.dtype))
+        at_optimum = follows
+        if self.update == "trained":
+            at_optimum = ops.logical_and(starts, np.logical_not(self._is_given))
+
+        near = self._near_closed_form(where(at_optimum, running, log_variance), running, lagging)
+        step = ops.stop_gradient(ops.where(self._has_closed_form, near - log_variance, 0.0))
+        self.initial_log_variance.assign_add(step)
+        started = where(follows, ops.ones_like(started), started)
+        self.closed_form.assign(ops.stop_gradient(stack([mean_loss, lagging, started])))
+        followed = ops.custom_gradient(_bounded)(log_variance + step)
+        return where(at_optimum, ops.stop_gradient(followed), followed)
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
@@ -559,11 +546,12 @@ class UncertaintyWeighting(keras.layers.Layer):
             return values
         return ops.segment_sum(values, self._task_of_entry, num_segments=len(self.tasks))
 
-    def _shares(self, totals: Tensor, divisors: Tensor) -> Tensor:
+    def _shares(self, totals: Tensor) -> Tensor:
         """What part of its task's elements each entry has: a mean is over all of its channels."""
+        of_tasks = totals
         if len(self._task_of_entry) > len(self.tasks):
-            divisors = without_zeros(ops.take(self._sum_by_task(totals), self._task_of_entry))
-        return totals / divisors
+            of_tasks = ops.take(self._sum_by_task(totals), self._task_of_entry)
+        return divide_no_nan(totals, of_tasks)
 
     def _each_entry(self, values: Iterable[float]) -> np.ndarray:
         """The tasks' values, repeated for each log-variance of a task."""
@@ -661,6 +649,27 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
             f"Received: initial_sigma={sigmas!r}. Have the task in a unit nearer to its noise."
         )
     return [*starts]
+
+
+def _bounded(log_variance: Tensor) -> tuple[Tensor, Any]:
+    """Log-variances within the bound, and damped gradients: none that points out of the bound.
+
+    The gradient of `clip` alone is 0 out there, both ways, so that nothing would ever come back.
+
+    An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
+    plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would be
+    `STEP_SCALE² · ∂L/∂s`, and diverge.
+    """
+
+    def gradient(*args: Tensor, upstream: Tensor = None) -> Tensor:
+        # Keras hands it over by name or by position, as the backend does.
+        upstream = args[0] if upstream is None else upstream
+        # An optimizer goes against the gradient: further out if it has the opposite sign.
+        points_out = log_variance * ops.sign(upstream) <= -BOUND
+        damped = (DESCENT_SCALE / STEP_SCALE**2) * upstream
+        return where(points_out, ops.zeros_like(upstream), damped)
+
+    return clip(log_variance, -BOUND, BOUND), gradient
 
 
 def _are_tensors(predictions: Any) -> bool:

@@ -8,7 +8,14 @@ import pytest
 import tensorflow as tf
 from scipy.special import softmax
 
-from keras_uncertainty_mtl import Bernoulli, Categorical, Gaussian, Gibbs, Laplace
+from keras_uncertainty_mtl import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Gibbs,
+    Laplace,
+    MultiTaskModel,
+)
 from keras_uncertainty_mtl.observations import Observations
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
@@ -241,3 +248,24 @@ def test_the_sum_of_raw_losses_has_their_gradient(approximate):
         total, _ = Observations.of(likelihood, logits, classes, None, "float64").loss_sums()
     expected = softmax(logits, axis=-1) - np.eye(CHANNELS)[classes]
     np.testing.assert_allclose(tape.gradient(total, logits), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_twins_take_weights_of_sizes_that_are_told_as_late_as_the_data():
+    """One weighs samples and the other elements, under one signature."""
+    inputs = keras.Input((3,))
+    outputs = {task: keras.layers.Dense(2)(inputs) for task in "ab"}
+    model = MultiTaskModel(inputs, outputs, {"a": Gaussian(), "b": Gaussian()})
+    model.compile("adam")
+    y = dict.fromkeys("ab", np.ones((4, 2), "float32"))
+    weights = {"a": np.ones((4, 1), "float32"), "b": np.ones((4, 2), "float32")}
+    signature = (
+        tf.TensorSpec((None, 3)),
+        *(dict.fromkeys("ab", tf.TensorSpec((None, size))) for size in (2, None)),
+    )
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([(np.ones((4, 3), "float32"), y, weights)]), output_signature=signature
+    )
+    history = model.fit(data, verbose=0).history
+    for task in "ab":
+        mean_squared_error = np.mean((model.predict(np.ones((1, 3)), verbose=0)[task] - 1) ** 2)
+        assert history[f"{task}_loss"][0] == pytest.approx(mean_squared_error, rel=0.1)

@@ -686,3 +686,36 @@ def test_jax_computes_again_what_a_checkpoint_has_forgotten():
     expected = jax.grad(loss)(*arguments)
     assert np.all(expected)
     np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(*arguments), expected, rtol=1e-6)
+
+
+class TestCalledWithoutTargets:
+    def test_tensors_come_back_as_they_are(self):
+        layer = UncertaintyWeighting({"a": Gaussian()})
+        layer.build([(None, 1)])
+        predictions = {"a": keras.ops.ones((4, 1))}
+        assert layer(predictions, training=True)["a"] is predictions["a"]
+        assert not layer.losses
+
+    def test_an_argument_that_there_is_not_is_refused(self):
+        layer = UncertaintyWeighting({"a": Gaussian()})
+        layer.build([(None, 1)])
+        with pytest.raises(TypeError, match="target"):
+            layer([keras.ops.ones((4, 1))], target=[keras.ops.ones((4, 1))])
+
+    def test_an_activity_regularizer_counts(self):
+        layer = UncertaintyWeighting(
+            {"a": Gaussian()}, activity_regularizer=keras.regularizers.L2(0.5)
+        )
+        layer.build([(None, 1)])
+        layer([keras.ops.ones((4, 1))])
+        # Keras takes the mean over the batch.
+        assert float(layer.losses[0]) == pytest.approx(0.5)
+
+    def test_a_subclass_may_have_a_call_of_its_own(self):
+        class Doubling(UncertaintyWeighting):
+            def call(self, predictions, targets=None, sample_weight=None, training=False):
+                return [2 * prediction for prediction in predictions]
+
+        layer = Doubling({"a": Gaussian()})
+        layer.build([(None, 1)])
+        np.testing.assert_array_equal(layer([keras.ops.ones((4, 1))])[0], np.full((4, 1), 2))
