@@ -1,8 +1,8 @@
 """Operations on a few numbers, as directly as PyTorch has them.
 
-A compiled step does not care how an operation is called. PyTorch runs a step one by one, and Keras
-then takes longer to look at what an operation is given than the operation does, on a vector of one
-number a task. What is given here is numbers, and tensors that are all in one place, unless
+A compiled step does not care how an operation is called. PyTorch runs a step operation by
+operation, and on a vector of one number a task each takes less time than Keras takes to look at
+what it is given. What is given here is numbers, and tensors that are all in one place, unless
 something else is said.
 """
 

@@ -542,7 +542,6 @@ class Categorical(_Discrete):
         return self._sparse_cross_entropy(targets, predictions * ops.exp(-log_variance))
 
     def _sparse_cross_entropy(self, targets: Tensor, predictions: Tensor) -> Tensor:
-        targets = ops.convert_to_tensor(targets)
         loss = ops.sparse_categorical_crossentropy(
             _class_ids(targets), predictions, from_logits=self.from_logits
         )

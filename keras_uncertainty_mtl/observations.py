@@ -15,7 +15,6 @@ from keras_uncertainty_mtl.direct_ops import stack
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
 from keras_uncertainty_mtl.reductions import total_weight, weighted_sum
 from keras_uncertainty_mtl.shapes import (
-    Shape,
     check_tensor,
     has_static_elements,
     match_leading_axes,
@@ -175,18 +174,13 @@ class Observations:
         return weighted_sum(values, self.weights, self.likelihood.per_channel, self.stacked)
 
 
-def stackable_kind(likelihood: Likelihood, prediction_shape: Shape) -> Hashable:
-    """What tasks that are computed as one have in common beforehand; `None`: one is left alone.
+def stackable_kind(likelihood: Likelihood) -> Hashable:
+    """What likelihoods of tasks that are computed as one have in common; `None`: it is left alone.
 
-    Many small operations cost more than a few larger ones. But a stack would copy large tensors,
-    and a Keras loss, or whatever a user writes, might look beyond a single element.
+    Many small operations cost more than a few larger ones. But a Keras loss, and whatever a user
+    writes, might look beyond a single element.
     """
-    sizes = prediction_shape[1:]
-    if (
-        type(likelihood) not in (Gaussian, Laplace, Categorical, Bernoulli)
-        or None in sizes
-        or math.prod(filter(None, sizes)) > STACKED_SIZE
-    ):
+    if type(likelihood) not in (Gaussian, Laplace, Categorical, Bernoulli):
         return None
     return type(likelihood), repr(likelihood.get_config() | {"initial_sigma": None})
 
@@ -194,12 +188,16 @@ def stackable_kind(likelihood: Likelihood, prediction_shape: Shape) -> Hashable:
 def stack_key(
     kind: Hashable, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None
 ) -> Hashable:
-    """What tasks have in common that are computed as one; `None`: this one is left alone."""
+    """What tasks have in common that are computed as one; `None`: this one is left alone.
+
+    A stack would copy large tensors, and lose a mask.
+    """
     tensors = [tensor for tensor in (predictions, targets, sample_weight) if tensor is not None]
     if (
         kind is None
         or get_keras_mask(predictions) is not None
         or not all(map(has_static_elements, tensors))
+        or math.prod(predictions.shape[1:]) > STACKED_SIZE
     ):
         return None
     return kind, *((tuple(tensor.shape), tensor.dtype) for tensor in tensors)

@@ -206,7 +206,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._heteroscedastic = any(
             likelihood.heteroscedastic for likelihood in self.tasks.values()
         )
-        kinds = [stackable_kind(self.tasks[task], shapes[task]) for task in self.tasks]
+        kinds = [stackable_kind(likelihood) for likelihood in self.tasks.values()]
+        # A kind of which there is but one need not be looked at in every step.
         self._stackable_kinds = {
             task: kind if kinds.count(kind) > 1 else None
             for task, kind in zip(self.tasks, kinds, strict=True)
@@ -215,8 +216,8 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer; without targets it hands tensors on, and that is all."""
-        # Keras would look at each of them several times, which on PyTorch, where steps are not
-        # compiled, takes as long as the losses do.
+        # Keras would look at each of them several times, in every step of PyTorch, which compiles
+        # none.
         hands_on = self.built and len(args) == 1 and kwargs.keys() <= {"training"}
         is_plain = type(self).call is UncertaintyWeighting.call and not self.activity_regularizer
         if hands_on and is_plain and _are_tensors(args[0]):

@@ -1,5 +1,6 @@
 """Operations called as directly as the backend lets one, against NumPy."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -7,6 +8,7 @@ from keras import ops
 from keras_uncertainty_mtl.direct_ops import (
     clip,
     constant,
+    divide_no_nan,
     exp,
     isfinite,
     log,
@@ -52,6 +54,22 @@ def test_sums_are_over_the_axes_that_are_named(axis):
     values = np.arange(24.0, dtype="float32").reshape(2, 3, 4)
     result = reduce_sum(ops.convert_to_tensor(values), axis=axis)
     np.testing.assert_array_equal(ops.convert_to_numpy(result), values.sum(axis=axis))
+
+
+def test_what_is_divided_by_nothing_is_nothing():
+    numerators = np.array([6.0, 0.0, 5.0, np.nan, np.inf], "float32")
+    denominators = ops.convert_to_tensor(np.array([4.0, 0.0, 0.0, 0.0, 0.0], "float32"))
+    quotients = divide_no_nan(ops.convert_to_tensor(numerators), denominators)
+    np.testing.assert_array_equal(ops.convert_to_numpy(quotients), [1.5, 0, 0, 0, 0])
+
+
+def test_what_is_divided_by_nothing_has_no_gradient(value_and_gradients):
+    numerators = keras.Variable(np.array([6.0, 0.0, 5.0], "float32"))
+    denominators = ops.convert_to_tensor(np.array([4.0, 0.0, 0.0], "float32"))
+    _, (gradient,) = value_and_gradients(
+        lambda: ops.sum(divide_no_nan(numerators.value, denominators)), [numerators]
+    )
+    np.testing.assert_array_equal(gradient, [0.25, 0, 0])
 
 
 def test_a_constant_is_what_it_was_made_of():
