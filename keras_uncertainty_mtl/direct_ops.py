@@ -24,7 +24,8 @@ if keras.backend.backend() == "torch":
     _functions = torch
 
 clip, exp, isfinite = _functions.clip, _functions.exp, _functions.isfinite
-log, reduce_sum, relu, where = _functions.log, _functions.sum, _functions.relu, _functions.where
+log, reduce_sum, relu = _functions.log, _functions.sum, _functions.relu
+sign, where, zeros_like = _functions.sign, _functions.where, _functions.zeros_like
 
 
 def divide_no_nan(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -35,9 +36,23 @@ def divide_no_nan(numerator: Tensor, denominator: Tensor) -> Tensor:
     return where(is_zero, 0.0, numerator) / where(is_zero, 1.0, denominator)
 
 
+def cast(tensor: Tensor, dtype: str) -> Tensor:
+    """The tensor in another dtype, by its name."""
+    if keras.backend.backend() == "torch":
+        return tensor.to(getattr(torch, dtype))
+    return ops.cast(tensor, dtype)
+
+
 def constant(values: np.ndarray) -> Any:
     """An array for `ops.convert_to_tensor`, of which PyTorch need not make a tensor every time."""
     return torch.from_numpy(values) if keras.backend.backend() == "torch" else values
+
+
+def full(shape: Sequence[int], value: Any, like: Tensor) -> Tensor:
+    """A tensor of one value, of the dtype of another and in the same place."""
+    if keras.backend.backend() == "torch":
+        return like.new_full(shape, value)
+    return ops.broadcast_to(ops.cast(value, like.dtype), shape)
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:

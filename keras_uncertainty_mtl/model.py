@@ -12,6 +12,7 @@ from keras_uncertainty_mtl.calibration import optimal_log_variances
 from keras_uncertainty_mtl.dispatch import on_next_batch
 from keras_uncertainty_mtl.logs import as_one_tensor
 from keras_uncertainty_mtl.reductions import check_strategy, num_replicas
+from keras_uncertainty_mtl.statistics import MeanLoss
 from keras_uncertainty_mtl.structures import by_task
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
@@ -104,6 +105,9 @@ class MultiTaskModel(keras.Model):
                 f"Received: loss_weights={loss_weights!r}"
             )
         super().compile(optimizer=optimizer, **kwargs)
+        # Private to Keras, and there is no public way: without it, all is the same but slower. Not
+        # by `setattr`, which would add it to the metrics that a layer has made.
+        object.__setattr__(self, "_loss_tracker", MeanLoss("loss"))
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function that `fit` runs; see `keras.Model`."""

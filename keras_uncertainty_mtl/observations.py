@@ -11,7 +11,7 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask  # There is no public way from a tensor to its mask.
 
-from keras_uncertainty_mtl.direct_ops import stack
+from keras_uncertainty_mtl.direct_ops import cast, stack
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
 from keras_uncertainty_mtl.reductions import total_weight, weighted_sum
 from keras_uncertainty_mtl.shapes import (
@@ -121,13 +121,13 @@ class Observations:
         stacked: bool = False,
     ) -> Observations:
         mask = get_keras_mask(predictions)
-        predictions = ops.cast(predictions, dtype)
+        predictions = cast(ops.convert_to_tensor(predictions), dtype)
         targets = ops.convert_to_tensor(targets)
         kind = keras.backend.standardize_dtype(targets.dtype)
         if kind == "bool":
-            targets = ops.cast(targets, "int32")
+            targets = cast(targets, "int32")
         elif keras.backend.is_float_dtype(kind):
-            targets = ops.cast(targets, dtype)
+            targets = cast(targets, dtype)
         if sample_weight is not None:
             check_tensor(sample_weight, "`sample_weight`")
             sample_weight = ops.cast(sample_weight, dtype)
@@ -136,7 +136,7 @@ class Observations:
         if observed is not None:
             targets = ops.where(observed, targets, ops.zeros_like(targets))
         if likelihood.target_dtype == "float32":
-            targets = ops.cast(targets, dtype)
+            targets = cast(targets, dtype)
         losses = likelihood.loss(targets, predictions)
         # A Keras loss may mask what it has no value for, as `Circle` does.
         mask = get_keras_mask(losses)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_uncertainty_mtl.direct_ops import divide_no_nan, reduce_sum
+from keras_uncertainty_mtl.direct_ops import divide_no_nan, full, reduce_sum
 
 Tensor = Any
 
@@ -51,9 +51,8 @@ def total_weight(
     if weights is not None:
         return reduce_sum(weights, axis=axes)
     shape = ops.shape(values)
-    count = ops.cast(math.prod(shape[axis] for axis in axes), values.dtype)
-    kept = [size for axis, size in enumerate(shape) if axis not in axes]
-    return ops.broadcast_to(count, kept) if kept else count
+    count = math.prod(shape[axis] for axis in axes)
+    return full([size for axis, size in enumerate(shape) if axis not in axes], count, values)
 
 
 def _summed_axes(values: Tensor, per_channel: bool, stacked: bool) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What Keras reports of each task: its raw loss and its σ, as one metric."""
+"""What Keras reports: the combined loss, and of each task its raw loss and its σ."""
 
 from __future__ import annotations
 
@@ -7,9 +7,35 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_uncertainty_mtl.direct_ops import divide_no_nan, stack
+from keras_uncertainty_mtl.direct_ops import cast, divide_no_nan, full, stack
 
 Tensor = Any
+
+
+class MeanLoss(keras.metrics.Mean):
+    """The mean loss of a sample, as Keras has it, for losses that are one number a batch.
+
+    Keras would look at the shape of each.
+
+    Args:
+        name: Name of the metric.
+    """
+
+    def update_state(self, values: Tensor, sample_weight: Any = 1) -> None:
+        """Adds a batch.
+
+        Args:
+            values: Scalar tensor, the mean loss of the batch.
+            sample_weight: The number of samples of the batch.
+        """
+        loss = cast(ops.stop_gradient(values), self.dtype)
+        count = full((), sample_weight, loss)
+        self.total.assign_add(count * loss)
+        self.count.assign_add(count)
+
+    def result(self) -> Tensor:
+        """The mean of all batches, 0 if there are none."""
+        return divide_no_nan(*map(ops.convert_to_tensor, (self.total, self.count)))
 
 
 class TaskStatistics(keras.metrics.Metric):
@@ -41,10 +67,11 @@ class TaskStatistics(keras.metrics.Metric):
             weights: Vector of the tasks' sums of weights, `Σ w`.
             sigmas: Vector of the tasks' σ.
         """
-        self._has_batches = True
+        if not self._has_batches:
+            self._has_batches = True
         sums = ops.stop_gradient(stack([losses, weights]))
-        self._sums.assign_add(ops.cast(sums, self.dtype))
-        self._sigmas.assign(ops.cast(ops.stop_gradient(sigmas), self.dtype))
+        self._sums.assign_add(cast(sums, self.dtype))
+        self._sigmas.assign(cast(ops.stop_gradient(sigmas), self.dtype))
 
     def result(self) -> dict[str, Tensor]:
         """The tasks' mean raw losses, 0 for a task that was not observed, and their last σ.

@@ -21,8 +21,10 @@ from keras_uncertainty_mtl.direct_ops import (
     log,
     reduce_sum,
     relu,
+    sign,
     stack,
     where,
+    zeros_like,
 )
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
 from keras_uncertainty_mtl.observations import Observations, stack_key, stackable_kind
@@ -58,7 +60,7 @@ class _Constants(NamedTuple):
     A mean loss `L` counts as `loss_weight · (factor · exp(-exponent · s) · L + half · s)`, with
     `factor = 1`, `exponent = half = 0` where σ does more than multiply it, and `L` is the mean
     negative log-likelihood already. The closed form, where there is one, follows from `scale` and
-    `power`, which are 1 elsewhere.
+    `power`, which are 1 elsewhere. The last two are 1 for what they say, and else 0.
     """
 
     loss_weight: Any
@@ -67,6 +69,8 @@ class _Constants(NamedTuple):
     half: Any
     scale: Any
     power: Any
+    has_closed_form: Any
+    is_given: Any
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -174,34 +178,34 @@ class UncertaintyWeighting(keras.layers.Layer):
             dtype=self._loss_dtype,
             autocast=False,
         )
-        self._is_given = np.array([start is not None for start in initial])
         self._task_of_entry = self._each_entry(range(len(self.tasks))).astype("int32")
         self._loss_weight = self._each_entry(self.loss_weights.values())
         self._scale = self._each_entry(likelihood.scale for likelihood in self.tasks.values())
         self._power = self._each_entry(likelihood.power for likelihood in self.tasks.values())
         multiplies = self._each_entry(likelihood.weights_loss for likelihood in self.tasks.values())
         self._sums_elements = not multiplies.all()
-        self._has_closed_form = self._each_entry(
+        has_closed_form = self._each_entry(
             likelihood.has_closed_form for likelihood in self.tasks.values()
         ).astype(bool)
+        # What has no closed form starts at its σ, whether that is given or not.
+        is_given = has_closed_form & np.array([start is not None for start in initial])
+        self._any_closed_form, self._any_given = bool(has_closed_form.any()), bool(is_given.any())
         constants = _Constants(
             loss_weight=self._loss_weight,
             factor=np.where(multiplies, self._scale, 1.0),
             exponent=np.where(multiplies, self._power, 0.0),
             half=np.where(multiplies, 0.5, 0.0),
-            scale=np.where(self._has_closed_form, self._scale, 1.0),
-            power=np.where(self._has_closed_form, self._power, 1.0),
+            scale=np.where(has_closed_form, self._scale, 1.0),
+            power=np.where(has_closed_form, self._power, 1.0),
+            has_closed_form=has_closed_form,
+            is_given=is_given,
         )
         self._constants = constant(np.stack(constants).astype(self._loss_dtype))
         starts = np.array([start or 0.0 for start in initial])
-        # What the weight adds to.
-        self.initial_log_variance = _replica_local_variable(
-            "initial_log_variance", starts, self._loss_dtype
-        )
-        # A running mean of the losses, one of its closed form, and whether they have started: one
-        # variable, as each costs every step some microseconds.
-        self.closed_form = _replica_local_variable(
-            "closed_form", self._closed_form_at(starts, np.zeros_like(starts)), self._loss_dtype
+        # What the weight adds to, a running mean of the losses, one of its closed form, and whether
+        # these have started: one variable, as each costs every step some microseconds.
+        self.state = _replica_local_variable(
+            "state", self._state_at(starts, np.zeros_like(starts)), self._loss_dtype
         )
         self._heteroscedastic = any(
             likelihood.heteroscedastic for likelihood in self.tasks.values()
@@ -316,7 +320,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         loss = reduce_sum(shares * negative_log_likelihoods)
 
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
-        return loss + where(isfinite(loss), ops.zeros_like(loss), float("nan"))
+        return loss + where(isfinite(loss), zeros_like(loss), float("nan"))
 
     def observations(
         self, predictions: Any, targets: Any, sample_weight: Any = None
@@ -422,8 +426,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         """
         values = np.concatenate([np.ravel(log_variances[task]) for task in self.tasks])
         for variable, new in (
-            (self.initial_log_variance, values),
-            (self.closed_form, self._closed_form_at(values, np.ones_like(values))),
+            (self.state, self._state_at(values, np.ones_like(values))),
             (self.log_variance, np.zeros_like(values)),
         ):
             variable.assign(np.where(np.isnan(values), variable.numpy(), new))
@@ -459,37 +462,33 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _current_log_variance(self) -> Tensor:
         """The log-variances as they are, which an optimizer may just have moved too far."""
-        log_variance = self._trained_log_variance()
-        if self._has_closed_form.any():
+        if not self.built:
+            raise ValueError(
+                "The layer has no log-variances yet. Call it on predictions first, or make a model "
+                "with it."
+            )
+        weight = ops.convert_to_tensor(self.log_variance)
+        initial, mean_loss, lagging, _ = ops.unstack(_snapshot(self.state))
+        log_variance = trained = initial + STEP_SCALE * ops.stop_gradient(weight)
+        if self._any_closed_form:
             constants = self._each_constant()
-            mean_loss, lagging, _ = ops.unstack(_snapshot(self.closed_form))
             running = closed_form_optimum(mean_loss, constants.scale, constants.power)
-            near = self._near_closed_form(log_variance, running, lagging)
-            log_variance = ops.where(self._has_closed_form, near, log_variance)
-        return ops.custom_gradient(_bounded)(log_variance)
+            near = self._near_closed_form(trained, running, lagging)
+            log_variance = where(constants.has_closed_form > 0, near, trained)
+        return _differentiable(log_variance, weight, log_variance != trained)
 
     def _each_constant(self) -> _Constants:
         return _Constants(*ops.unstack(ops.convert_to_tensor(self._constants)))
 
-    def _closed_form_at(self, log_variances: np.ndarray, started: np.ndarray) -> np.ndarray:
-        """What `closed_form` holds where these log-variances are the optimum."""
+    def _state_at(self, log_variances: np.ndarray, started: np.ndarray) -> np.ndarray:
+        """The state where these log-variances are the optimum."""
         constants = _Constants(*ops.convert_to_numpy(self._constants))
         optimal = np.exp(constants.power * log_variances)
         optimal /= 2.0 * constants.scale * constants.power
         # A power of a σ that is allowed may be more than what the dtype holds.
         representable = np.finfo(self._loss_dtype)
         mean_losses = np.clip(optimal, representable.tiny, representable.max)
-        return np.stack([mean_losses, log_variances, started])
-
-    def _trained_log_variance(self) -> Tensor:
-        """What the optimizer has made of the log-variances, which may be beyond the bound."""
-        if not self.built:
-            raise ValueError(
-                "The layer has no log-variances yet. Call it on predictions first, or make a model "
-                "with it."
-            )
-        trained = STEP_SCALE * ops.convert_to_tensor(self.log_variance)
-        return _snapshot(self.initial_log_variance) + trained
+        return np.stack([log_variances, mean_losses, log_variances, started])
 
     def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
         """The nearest to log-variances that is no further from the closed form than it may be."""
@@ -501,39 +500,39 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _follow(self, means: Tensor, constants: _Constants, training: bool) -> Tensor:
         """The log-variances, once those that have a closed form have followed it to this batch."""
-        if not (training and self.trainable and self._has_closed_form.any()):
+        if not (training and self.trainable and self._any_closed_form):
             return self._current_log_variance()
-        log_variance = self._trained_log_variance()
-        mean_loss, lagging, started = ops.unstack(_snapshot(self.closed_form))
+        weight = ops.convert_to_tensor(self.log_variance)
+        initial, mean_loss, lagging, started = ops.unstack(_snapshot(self.state))
+        # It may be beyond the bound.
+        log_variance = initial + STEP_SCALE * ops.stop_gradient(weight)
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
-        # that overflows may be left out by the optimizer, as in mixed precision.
+        # that overflows may be left out by the optimizer, as in mixed precision. None of these has
+        # a finite logarithm, and neither has what has no closed form.
         means = ops.stop_gradient(means)
-        follows = ops.logical_and(self._has_closed_form, isfinite(log(means)))
+        follows = isfinite(log(constants.has_closed_form * means))
         starts = follows & (started == 0)
 
         def smoothed(mean: Tensor, value: Tensor, start: Tensor) -> Tensor:
             later = mean + RUNNING_RATE * (value - mean)
             return where(follows, where(starts, start, later), mean)
 
-        start = means
-        if self._is_given.any():
-            start = ops.where(self._is_given, mean_loss, means)
+        start, starts_at_optimum = means, starts
+        if self._any_given:
+            start = where(constants.is_given > 0, mean_loss, means)
+            starts_at_optimum = starts & (constants.is_given == 0)
         mean_loss = smoothed(mean_loss, means, start)
         running = closed_form_optimum(mean_loss, constants.scale, constants.power)
         lagging = smoothed(lagging, running, running)
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
-        at_optimum = follows
-        if self.update == "trained":
-            at_optimum = ops.logical_and(starts, np.logical_not(self._is_given))
+        at_optimum = starts_at_optimum if self.update == "trained" else follows
 
         near = self._near_closed_form(where(at_optimum, running, log_variance), running, lagging)
-        step = ops.stop_gradient(ops.where(self._has_closed_form, near - log_variance, 0.0))
-        self.initial_log_variance.assign_add(step)
-        started = where(follows, ops.ones_like(started), started)
-        self.closed_form.assign(ops.stop_gradient(stack([mean_loss, lagging, started])))
-        followed = ops.custom_gradient(_bounded)(log_variance + step)
-        return where(at_optimum, ops.stop_gradient(followed), followed)
+        step = constants.has_closed_form * (near - log_variance)
+        started = where(follows, 1.0, started)
+        self.state.assign(stack([initial + step, mean_loss, lagging, started]))
+        return _differentiable(log_variance + step, weight, at_optimum)
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
@@ -652,23 +651,29 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
     return [*starts]
 
 
-def _bounded(log_variance: Tensor) -> tuple[Tensor, Any]:
-    """Log-variances within the bound, and damped gradients: none that points out of the bound.
+def _differentiable(log_variance: Tensor, weight: Tensor, fixed: Tensor) -> Tensor:
+    """Log-variances within the bound, as functions of the weight where they are not fixed."""
+    bounded = ops.custom_gradient(_bounded)(weight, log_variance)
+    return where(fixed, ops.stop_gradient(bounded), bounded)
 
-    The gradient of `clip` alone is 0 out there, both ways, so that nothing would ever come back.
+
+def _bounded(weight: Tensor, log_variance: Tensor) -> tuple[Tensor, Any]:
+    """Log-variances within the bound, and damped gradients for the weight that they follow from.
 
     An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
     plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would be
-    `STEP_SCALE² · ∂L/∂s`, and diverge.
+    `STEP_SCALE² · ∂L/∂s`, and diverge. None points out of the bound. The gradient of `clip` alone
+    is 0 out there, both ways, so that nothing would ever come back.
     """
 
-    def gradient(*args: Tensor, upstream: Tensor = None) -> Tensor:
+    def gradient(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, Tensor]:
         # Keras hands it over by name or by position, as the backend does.
         upstream = args[0] if upstream is None else upstream
         # An optimizer goes against the gradient: further out if it has the opposite sign.
-        points_out = log_variance * ops.sign(upstream) <= -BOUND
-        damped = (DESCENT_SCALE / STEP_SCALE**2) * upstream
-        return where(points_out, ops.zeros_like(upstream), damped)
+        points_out = log_variance * sign(upstream) <= -BOUND
+        damped = where(points_out, 0.0, DESCENT_SCALE / STEP_SCALE * upstream)
+        # What the log-variances follow from besides is not differentiated.
+        return damped, damped
 
     return clip(log_variance, -BOUND, BOUND), gradient
 

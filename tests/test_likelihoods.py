@@ -462,11 +462,13 @@ def test_gradient_in_the_weight_of_the_layer(case):
         (loss,) = weighting.losses
     gradient = tape.gradient(loss, weighting.log_variance.value)
 
+    initial, *rest = weighting.state.numpy()
+
     def loss_at(log_variance):
-        weighting.initial_log_variance.assign(log_variance)
+        weighting.state.assign([log_variance, *rest])
         return loss_of(weighting, targets, predictions)
 
-    differences = central_differences(loss_at, weighting.initial_log_variance.numpy())
+    differences = central_differences(loss_at, initial)
     # The weight counts several times in the log-variance, and its gradient is smaller for it, so
     # that gradient descent does not move the log-variance further than any other weight.
     gradient *= STEP_SCALE / DESCENT_SCALE

@@ -673,16 +673,12 @@ def test_jax_computes_again_what_a_checkpoint_has_forgotten():
     layer = UncertaintyWeighting({"depth": Gaussian(initial_sigma=0.5), "classes": Categorical()})
     layer(predictions)
 
-    def loss(weights, states):
-        mapping = [(layer.log_variance, weights)]
-        mapping += zip((layer.initial_log_variance, layer.closed_form), states, strict=True)
+    def loss(weights, state):
+        mapping = [(layer.log_variance, weights), (layer.state, state)]
         with keras.StatelessScope(state_mapping=mapping):
             return layer.combined_loss(predictions, targets, training=True, report=False)
 
-    arguments = (
-        layer.log_variance.value,
-        (layer.initial_log_variance.value, layer.closed_form.value),
-    )
+    arguments = layer.log_variance.value, layer.state.value
     expected = jax.grad(loss)(*arguments)
     assert np.all(expected)
     np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(*arguments), expected, rtol=1e-6)
