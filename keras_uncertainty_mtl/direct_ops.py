@@ -23,9 +23,14 @@ if keras.backend.backend() == "torch":
 
     _functions = torch
 
-clip, exp, isfinite = _functions.clip, _functions.exp, _functions.isfinite
-log, reduce_sum, relu = _functions.log, _functions.sum, _functions.relu
-sign, where, zeros_like = _functions.sign, _functions.where, _functions.zeros_like
+clip, exp, log, relu, sign = (
+    _functions.clip,
+    _functions.exp,
+    _functions.log,
+    _functions.relu,
+    _functions.sign,
+)
+reduce_sum, where, zeros_like = _functions.sum, _functions.where, _functions.zeros_like
 
 
 def divide_no_nan(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -37,8 +42,8 @@ def divide_no_nan(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def cast(tensor: Tensor, dtype: str) -> Tensor:
-    """The tensor in another dtype, by its name."""
-    if keras.backend.backend() == "torch":
+    """The tensor in another dtype, by its name, or a tensor of an array."""
+    if keras.backend.backend() == "torch" and ops.is_tensor(tensor):
         return tensor.to(getattr(torch, dtype))
     return ops.cast(tensor, dtype)
 

@@ -121,7 +121,7 @@ class Observations:
         stacked: bool = False,
     ) -> Observations:
         mask = get_keras_mask(predictions)
-        predictions = cast(ops.convert_to_tensor(predictions), dtype)
+        predictions = cast(predictions, dtype)
         targets = ops.convert_to_tensor(targets)
         kind = keras.backend.standardize_dtype(targets.dtype)
         if kind == "bool":

@@ -12,30 +12,33 @@ from keras_uncertainty_mtl.direct_ops import cast, divide_no_nan, full, stack
 Tensor = Any
 
 
-class MeanLoss(keras.metrics.Mean):
-    """The mean loss of a sample, as Keras has it, for losses that are one number a batch.
+class MeanLoss(keras.metrics.Metric):
+    """The mean loss of a sample, for losses that are one number a batch.
 
-    Keras would look at the shape of each.
+    `keras.metrics.Mean` would look at the shape of each.
 
     Args:
         name: Name of the metric.
     """
 
-    def update_state(self, values: Tensor, sample_weight: Any = 1) -> None:
+    def __init__(self, name: str = "loss") -> None:
+        super().__init__(name=name, dtype="float32")
+        self._sums = self.add_variable((2,), initializer="zeros", name="sums")
+
+    def update_state(self, loss: Tensor, sample_weight: Any = 1) -> None:
         """Adds a batch.
 
         Args:
-            values: Scalar tensor, the mean loss of the batch.
+            loss: Scalar tensor, the mean loss of the batch.
             sample_weight: The number of samples of the batch.
         """
-        loss = cast(ops.stop_gradient(values), self.dtype)
+        loss = cast(ops.stop_gradient(loss), self.dtype)
         count = full((), sample_weight, loss)
-        self.total.assign_add(count * loss)
-        self.count.assign_add(count)
+        self._sums.assign(self._sums.value + stack([count * loss, count]))
 
     def result(self) -> Tensor:
         """The mean of all batches, 0 if there are none."""
-        return divide_no_nan(*map(ops.convert_to_tensor, (self.total, self.count)))
+        return divide_no_nan(*ops.unstack(self._sums.value))
 
 
 class TaskStatistics(keras.metrics.Metric):
@@ -70,7 +73,7 @@ class TaskStatistics(keras.metrics.Metric):
         if not self._has_batches:
             self._has_batches = True
         sums = ops.stop_gradient(stack([losses, weights]))
-        self._sums.assign_add(cast(sums, self.dtype))
+        self._sums.assign(self._sums.value + cast(sums, self.dtype))
         self._sigmas.assign(cast(ops.stop_gradient(sigmas), self.dtype))
 
     def result(self) -> dict[str, Tensor]:

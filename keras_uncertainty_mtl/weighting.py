@@ -17,8 +17,6 @@ from keras_uncertainty_mtl.direct_ops import (
     constant,
     divide_no_nan,
     exp,
-    isfinite,
-    log,
     reduce_sum,
     relu,
     sign,
@@ -57,7 +55,7 @@ BOUND = 60.0
 class _Constants(NamedTuple):
     """What each log-variance is multiplied with, and the like; a vector of each.
 
-    A mean loss `L` counts as `loss_weight · (factor · exp(-exponent · s) · L + half · s)`, with
+    A mean loss `L` counts as `loss_weight · (factor · exp(exponent · s) · L + half · s)`, with
     `factor = 1`, `exponent = half = 0` where σ does more than multiply it, and `L` is the mean
     negative log-likelihood already. The closed form, where there is one, follows from `scale` and
     `power`, which are 1 elsewhere. The last two are 1 for what they say, and else 0.
@@ -193,7 +191,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         constants = _Constants(
             loss_weight=self._loss_weight,
             factor=np.where(multiplies, self._scale, 1.0),
-            exponent=np.where(multiplies, self._power, 0.0),
+            exponent=np.where(multiplies, -self._power, 0.0),
             half=np.where(multiplies, 0.5, 0.0),
             scale=np.where(has_closed_form, self._scale, 1.0),
             power=np.where(has_closed_form, self._power, 1.0),
@@ -314,13 +312,13 @@ class UncertaintyWeighting(keras.layers.Layer):
                 ],
             )
             means = global_mean(sums, totals)
-        factors = constants.factor * exp(-constants.exponent * log_variance)
+        factors = constants.factor * exp(constants.exponent * log_variance)
         negative_log_likelihoods = factors * means + constants.half * log_variance
         shares = constants.loss_weight * self._shares(totals)
         loss = reduce_sum(shares * negative_log_likelihoods)
 
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
-        return loss + where(isfinite(loss), zeros_like(loss), float("nan"))
+        return loss + where(abs(loss) < math.inf, zeros_like(loss), math.nan)
 
     def observations(
         self, predictions: Any, targets: Any, sample_weight: Any = None
@@ -475,7 +473,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             running = closed_form_optimum(mean_loss, constants.scale, constants.power)
             near = self._near_closed_form(trained, running, lagging)
             log_variance = where(constants.has_closed_form > 0, near, trained)
-        return _differentiable(log_variance, weight, log_variance != trained)
+        return ops.custom_gradient(_bounded)(weight, log_variance, log_variance != trained)
 
     def _each_constant(self) -> _Constants:
         return _Constants(*ops.unstack(ops.convert_to_tensor(self._constants)))
@@ -507,10 +505,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         # It may be beyond the bound.
         log_variance = initial + STEP_SCALE * ops.stop_gradient(weight)
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
-        # that overflows may be left out by the optimizer, as in mixed precision. None of these has
-        # a finite logarithm, and neither has what has no closed form.
+        # that overflows may be left out by the optimizer, as in mixed precision.
         means = ops.stop_gradient(means)
-        follows = isfinite(log(constants.has_closed_form * means))
+        follows = (constants.has_closed_form * means > 0) & (means < math.inf)
         starts = follows & (started == 0)
 
         def smoothed(mean: Tensor, value: Tensor, start: Tensor) -> Tensor:
@@ -532,7 +529,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         step = constants.has_closed_form * (near - log_variance)
         started = where(follows, 1.0, started)
         self.state.assign(stack([initial + step, mean_loss, lagging, started]))
-        return _differentiable(log_variance + step, weight, at_optimum)
+        return ops.custom_gradient(_bounded)(weight, log_variance + step, at_optimum)
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
@@ -651,14 +648,8 @@ def _initial_log_variances(likelihood: Likelihood, prediction_shape: Shape) -> l
     return [*starts]
 
 
-def _differentiable(log_variance: Tensor, weight: Tensor, fixed: Tensor) -> Tensor:
-    """Log-variances within the bound, as functions of the weight where they are not fixed."""
-    bounded = ops.custom_gradient(_bounded)(weight, log_variance)
-    return where(fixed, ops.stop_gradient(bounded), bounded)
-
-
-def _bounded(weight: Tensor, log_variance: Tensor) -> tuple[Tensor, Any]:
-    """Log-variances within the bound, and damped gradients for the weight that they follow from.
+def _bounded(weight: Tensor, log_variance: Tensor, fixed: Tensor) -> tuple[Tensor, Any]:
+    """Log-variances within the bound, as functions of the weight where they are not fixed.
 
     An optimizer that normalises gradients moves `s` by `STEP_SCALE` learning rates a step, and
     plain gradient descent by `DESCENT_SCALE · ∂L/∂s` of them. With the true gradient it would be
@@ -666,14 +657,13 @@ def _bounded(weight: Tensor, log_variance: Tensor) -> tuple[Tensor, Any]:
     is 0 out there, both ways, so that nothing would ever come back.
     """
 
-    def gradient(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, Tensor]:
+    def gradient(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, None, None]:
         # Keras hands it over by name or by position, as the backend does.
         upstream = args[0] if upstream is None else upstream
         # An optimizer goes against the gradient: further out if it has the opposite sign.
         points_out = log_variance * sign(upstream) <= -BOUND
-        damped = where(points_out, 0.0, DESCENT_SCALE / STEP_SCALE * upstream)
-        # What the log-variances follow from besides is not differentiated.
-        return damped, damped
+        damped = DESCENT_SCALE / STEP_SCALE * upstream
+        return where(points_out | fixed, 0.0, damped), None, None
 
     return clip(log_variance, -BOUND, BOUND), gradient
 
