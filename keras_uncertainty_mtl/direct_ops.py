@@ -57,17 +57,16 @@ def full(shape: Sequence[int], value: Any, like: Tensor) -> Tensor:
     """A tensor of one value, of the dtype of another and in the same place."""
     if keras.backend.backend() == "torch":
         return like.new_full(shape, value)
-    return ops.broadcast_to(ops.cast(value, like.dtype), shape)
+    value = ops.cast(value, like.dtype)
+    return ops.broadcast_to(value, shape) if shape else value
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors, all of one shape and dtype, along a new first axis, wherever they are."""
-    if keras.backend.backend() == "torch" and _have_one_device(tensors):
+    if keras.backend.backend() == "torch":
         # Keras would first move each to its own device, which takes far longer than to stack them.
-        return torch.stack(list(tensors))
+        try:
+            return torch.stack(list(tensors))
+        except (RuntimeError, TypeError):  # They are not in one place, or no tensors yet.
+            pass
     return ops.stack(tensors)
-
-
-def _have_one_device(tensors: Sequence[Tensor]) -> bool:
-    """Whether these are tensors of PyTorch's that are all in one place."""
-    return all(map(ops.is_tensor, tensors)) and len({tensor.device for tensor in tensors}) == 1

@@ -683,6 +683,7 @@ class Gibbs(Likelihood):
 
 def _nan_out_of_range(loss: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     # Devices differ in what a class out of range costs: an error, NaN, or 0. This is never 0.
+    targets = ops.convert_to_tensor(targets)
     return where((targets >= 0) & (targets < num_classes), loss, float("nan"))
 
 

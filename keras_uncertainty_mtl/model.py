@@ -105,9 +105,6 @@ class MultiTaskModel(keras.Model):
                 f"Received: loss_weights={loss_weights!r}"
             )
         super().compile(optimizer=optimizer, **kwargs)
-        # Private to Keras, and there is no public way: without it, all is the same but slower. Not
-        # by `setattr`, which would add it to the metrics that a layer has made.
-        object.__setattr__(self, "_loss_tracker", MeanLoss("loss"))
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function that `fit` runs; see `keras.Model`."""
@@ -152,8 +149,11 @@ class MultiTaskModel(keras.Model):
             # Private to Keras, whose loop sets it after every step on JAX. It holds the array of
             # every variable, and Keras would look whether each of them is a layer or a variable.
             object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+            return
+        if name == "_loss_tracker" and value is not None:
+            # Private to Keras, whose own mean would look at the shape of every loss.
+            value = MeanLoss(value.name)
+        super().__setattr__(name, value)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""

@@ -51,6 +51,8 @@ def match_shape(tensor: Tensor, expected: Shape) -> Tensor | None:
         The tensor, reshaped if need be, or `None` if it does not fit.
     """
     shape = tuple(tensor.shape)
+    if shape == expected:
+        return tensor
     if len(shape) == len(expected) + 1 and shape[-1] == 1:
         tensor = ops.squeeze(tensor, axis=-1)
     elif len(shape) == len(expected) - 1 and expected[-1] == 1:

@@ -22,7 +22,7 @@ class MeanLoss(keras.metrics.Metric):
     """
 
     def __init__(self, name: str = "loss") -> None:
-        super().__init__(name=name, dtype="float32")
+        super().__init__(name=name)
         self._sums = self.add_variable((2,), initializer="zeros", name="sums")
 
     def update_state(self, loss: Tensor, sample_weight: Any = 1) -> None:

@@ -15,7 +15,6 @@ from keras_uncertainty_mtl import likelihoods
 from keras_uncertainty_mtl.direct_ops import (
     clip,
     constant,
-    divide_no_nan,
     exp,
     reduce_sum,
     relu,
@@ -26,7 +25,12 @@ from keras_uncertainty_mtl.direct_ops import (
 )
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
 from keras_uncertainty_mtl.observations import Observations, stack_key, stackable_kind
-from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
+from keras_uncertainty_mtl.reductions import (
+    global_mean,
+    num_replicas,
+    sum_over_replicas,
+    without_zeros,
+)
 from keras_uncertainty_mtl.shapes import Shape
 from keras_uncertainty_mtl.statistics import TaskStatistics
 from keras_uncertainty_mtl.structures import by_task, naming_task
@@ -295,7 +299,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         totals = sum_over_replicas(totals)
         if self._heteroscedastic:
             sums = _in_order(order, [batch.scaled_loss_sum() for batch in batches.values()])
-        means = global_mean(sums, totals)
+        divisors = without_zeros(totals)
+        means = global_mean(sums, divisors)
         constants = self._each_constant()
         log_variance = self._follow(means, constants, training)
         if report:
@@ -311,10 +316,10 @@ class UncertaintyWeighting(keras.layers.Layer):
                     for (tasks, batch), loss_sum in zip(batches.items(), loss_sums, strict=True)
                 ],
             )
-            means = global_mean(sums, totals)
+            means = global_mean(sums, divisors)
         factors = constants.factor * exp(constants.exponent * log_variance)
         negative_log_likelihoods = factors * means + constants.half * log_variance
-        shares = constants.loss_weight * self._shares(totals)
+        shares = constants.loss_weight * self._shares(totals, divisors)
         loss = reduce_sum(shares * negative_log_likelihoods)
 
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
@@ -543,12 +548,12 @@ class UncertaintyWeighting(keras.layers.Layer):
             return values
         return ops.segment_sum(values, self._task_of_entry, num_segments=len(self.tasks))
 
-    def _shares(self, totals: Tensor) -> Tensor:
+    def _shares(self, totals: Tensor, divisors: Tensor) -> Tensor:
         """What part of its task's elements each entry has: a mean is over all of its channels."""
-        of_tasks = totals
         if len(self._task_of_entry) > len(self.tasks):
             of_tasks = ops.take(self._sum_by_task(totals), self._task_of_entry)
-        return divide_no_nan(totals, of_tasks)
+            divisors = without_zeros(of_tasks)
+        return totals / divisors
 
     def _each_entry(self, values: Iterable[float]) -> np.ndarray:
         """The tasks' values, repeated for each log-variance of a task."""
@@ -663,6 +668,7 @@ def _bounded(weight: Tensor, log_variance: Tensor, fixed: Tensor) -> tuple[Tenso
         # An optimizer goes against the gradient: further out if it has the opposite sign.
         points_out = log_variance * sign(upstream) <= -BOUND
         damped = DESCENT_SCALE / STEP_SCALE * upstream
+        # All else that they follow from is not differentiated.
         return where(points_out | fixed, 0.0, damped), None, None
 
     return clip(log_variance, -BOUND, BOUND), gradient

@@ -6,16 +6,19 @@ import pytest
 from keras import ops
 
 from keras_uncertainty_mtl.direct_ops import (
+    cast,
     clip,
     constant,
     divide_no_nan,
     exp,
-    isfinite,
+    full,
     log,
     reduce_sum,
     relu,
+    sign,
     stack,
     where,
+    zeros_like,
 )
 
 VALUES = np.array([-np.inf, -2.0, 0.0, 0.5, 3.0, np.inf, np.nan], "float32")
@@ -26,19 +29,43 @@ VALUES = np.array([-np.inf, -2.0, 0.0, 0.5, 3.0, np.inf, np.nan], "float32")
     ("operation", "expected"),
     [
         (exp, np.exp),
-        (isfinite, np.isfinite),
         (log, np.log),
         (relu, lambda values: np.maximum(values, 0)),
+        (zeros_like, np.zeros_like),
         (lambda values: clip(values, -1.0, 1.0), lambda values: np.clip(values, -1, 1)),
         (lambda values: where(values > 1, values, 0.25), lambda v: np.where(v > 1, v, 0.25)),
         (lambda values: where(values > 1, 0.25, values), lambda v: np.where(v > 1, 0.25, v)),
     ],
-    ids=["exp", "isfinite", "log", "relu", "clip", "where-else", "where-then"],
+    ids=["exp", "log", "relu", "zeros_like", "clip", "where-else", "where-then"],
 )
 def test_operations_are_those_of_numpy(operation, expected):
     result = ops.convert_to_numpy(operation(ops.convert_to_tensor(VALUES)))
     np.testing.assert_allclose(result, expected(VALUES), rtol=1e-6)
-    assert result.dtype in ("float32", "bool")
+    assert result.dtype == "float32"
+
+
+def test_a_sign_is_that_of_numpy():
+    # Of NaN backends differ: NaN or 0.
+    values = VALUES[:-1]
+    result = ops.convert_to_numpy(sign(ops.convert_to_tensor(values)))
+    np.testing.assert_array_equal(result, np.sign(values))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "bool"])
+def test_arrays_and_tensors_are_cast(dtype):
+    for values in (np.array([0.0, 2.75]), ops.convert_to_tensor([0.0, 2.75])):
+        result = cast(values, dtype)
+        assert ops.is_tensor(result)
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(result), np.array([0.0, 2.75], "float32").astype(dtype)
+        )
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_a_tensor_of_one_value_is_like_another(shape):
+    result = full(shape, 7, ops.ones((2, 2), "float16"))
+    assert keras.backend.standardize_dtype(result.dtype) == "float16"
+    np.testing.assert_array_equal(ops.convert_to_numpy(result), np.full(shape, 7.0))
 
 
 def test_a_vector_is_clipped_between_vectors():

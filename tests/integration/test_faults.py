@@ -36,7 +36,7 @@ def test_killed_five_times_training_ends_as_if_it_had_not_been(undisturbed, tmp_
     resumed = dict(np.load(tmp_path / "results.npz"))
     assert resumed.keys() == undisturbed.keys()
     assert undisturbed["adam_w.iteration"] == steps
-    for ending in ("log_variance", "weighting/state", "log_variance_velocity"):
+    for ending in ("log_variance", "weighting.state", "log_variance_velocity"):
         assert any(name.endswith(ending) for name in resumed)
     for name, value in undisturbed.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
