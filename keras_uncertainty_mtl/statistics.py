@@ -34,11 +34,11 @@ class MeanLoss(keras.metrics.Metric):
         """
         loss = cast(ops.stop_gradient(loss), self.dtype)
         count = full((), sample_weight, loss)
-        self._sums.assign(self._sums.value + stack([count * loss, count]))
+        self._sums.assign_add(stack([count * loss, count]))
 
     def result(self) -> Tensor:
         """The mean of all batches, 0 if there are none."""
-        return divide_no_nan(*ops.unstack(self._sums.value))
+        return divide_no_nan(*ops.unstack(ops.convert_to_tensor(self._sums)))
 
 
 class TaskStatistics(keras.metrics.Metric):
@@ -73,7 +73,7 @@ class TaskStatistics(keras.metrics.Metric):
         if not self._has_batches:
             self._has_batches = True
         sums = ops.stop_gradient(stack([losses, weights]))
-        self._sums.assign(self._sums.value + cast(sums, self.dtype))
+        self._sums.assign_add(cast(sums, self.dtype))
         self._sigmas.assign(cast(ops.stop_gradient(sigmas), self.dtype))
 
     def result(self) -> dict[str, Tensor]:
