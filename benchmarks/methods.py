@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_uncertainty_mtl import Categorical, Likelihood, UncertaintyWeighting
 from keras_uncertainty_mtl.observations import Observations
-from keras_uncertainty_mtl.reductions import global_mean, without_zeros
+from keras_uncertainty_mtl.reductions import global_mean
 
 Tensor = Any
 Tasks = dict[str, Likelihood]
@@ -41,7 +41,7 @@ class Rule(UncertaintyWeighting):
             for task, likelihood in self.tasks.items()
         )
         sums, totals = map(ops.stack, zip(*(batch.loss_sums() for batch in batches), strict=True))
-        return self.weigh(global_mean(sums, without_zeros(totals)))
+        return self.weigh(global_mean(sums, totals))
 
     def weigh(self, losses: Tensor) -> Tensor:
         """The combined loss.

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl.direct_ops import log, where
+from keras_uncertainty_mtl.direct_ops import log
 from keras_uncertainty_mtl.shapes import Shape, check_tensor, match_shape
 
 Tensor = Any
@@ -396,7 +396,7 @@ class Laplace(_Continuous):
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The absolute error of each element, `|y - f|`."""
-        return abs(targets - self.location(predictions))
+        return ops.abs(targets - self.location(predictions))
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"location"` and the `"scale"` of each element: the median, and `b = σ / √2`."""
@@ -683,15 +683,15 @@ class Gibbs(Likelihood):
 
 def _nan_out_of_range(loss: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     # Devices differ in what a class out of range costs: an error, NaN, or 0. This is never 0.
-    targets = ops.convert_to_tensor(targets)
-    return where((targets >= 0) & (targets < num_classes), loss, float("nan"))
+    in_range = ops.logical_and(targets >= 0, targets < num_classes)
+    return ops.where(in_range, loss, float("nan"))
 
 
 def _class_ids(targets: Tensor) -> Tensor:
-    if not keras.backend.is_float_dtype(targets.dtype):
-        return targets
-    # Devices differ in the integer that a NaN or an infinity becomes.
-    return ops.cast(ops.nan_to_num(targets, posinf=0.0, neginf=0.0), "int32")
+    if keras.backend.is_float_dtype(targets.dtype):
+        # Devices differ in the integer that a NaN or an infinity becomes.
+        targets = ops.nan_to_num(targets, posinf=0.0, neginf=0.0)
+    return ops.cast(targets, "int32")
 
 
 def closed_form_optimum(mean_loss: Tensor, scale: Any, power: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_uncertainty_mtl.direct_ops import full, reduce_sum, where
+from keras_uncertainty_mtl.direct_ops import divide_no_nan, full, reduce_sum
 
 Tensor = Any
 
@@ -103,27 +103,22 @@ def sum_over_replicas(values: Tensor) -> Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def without_zeros(totals: Tensor) -> Tensor:
-    """What to divide sums by: their totals, or 1 where there is nothing, whose sum is 0."""
-    return where(totals == 0, 1.0, totals)
-
-
 def global_mean(sums: Tensor, totals: Tensor) -> Tensor:
-    """The mean over the elements of the whole global batch.
+    """The mean over the elements of the whole global batch; 0 where there are none.
 
     Keras averages the gradients of the replicas. So each replica's mean has the value of the global
     one, and the gradient of its own share of it times the number of replicas.
 
     Args:
         sums: This replica's sums `Σ w·v`.
-        totals: The sums `Σ w` over all replicas, without zeros.
+        totals: The sums `Σ w` over all replicas.
 
     Returns:
         Tensor of means.
     """
     replicas = num_replicas()
     if replicas == 1:
-        return sums / totals
-    share = replicas * sums / totals
-    value = sum_over_replicas(ops.stop_gradient(sums)) / totals
+        return divide_no_nan(sums, totals)
+    share = divide_no_nan(replicas * sums, totals)
+    value = divide_no_nan(sum_over_replicas(ops.stop_gradient(sums)), totals)
     return share + ops.stop_gradient(value - share)

@@ -15,6 +15,7 @@ from keras_uncertainty_mtl import likelihoods
 from keras_uncertainty_mtl.direct_ops import (
     clip,
     constant,
+    divide_no_nan,
     exp,
     reduce_sum,
     relu,
@@ -25,12 +26,7 @@ from keras_uncertainty_mtl.direct_ops import (
 )
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
 from keras_uncertainty_mtl.observations import Observations, stack_key, stackable_kind
-from keras_uncertainty_mtl.reductions import (
-    global_mean,
-    num_replicas,
-    sum_over_replicas,
-    without_zeros,
-)
+from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
 from keras_uncertainty_mtl.shapes import Shape
 from keras_uncertainty_mtl.statistics import TaskStatistics
 from keras_uncertainty_mtl.structures import by_task, naming_task
@@ -299,8 +295,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         totals = sum_over_replicas(totals)
         if self._heteroscedastic:
             sums = _in_order(order, [batch.scaled_loss_sum() for batch in batches.values()])
-        divisors = without_zeros(totals)
-        means = global_mean(sums, divisors)
+        means = global_mean(sums, totals)
         constants = self._each_constant()
         log_variance = self._follow(means, constants, training)
         if report:
@@ -316,10 +311,10 @@ class UncertaintyWeighting(keras.layers.Layer):
                     for (tasks, batch), loss_sum in zip(batches.items(), loss_sums, strict=True)
                 ],
             )
-            means = global_mean(sums, divisors)
+            means = global_mean(sums, totals)
         factors = constants.factor * exp(constants.exponent * log_variance)
         negative_log_likelihoods = factors * means + constants.half * log_variance
-        shares = constants.loss_weight * self._shares(totals, divisors)
+        shares = constants.loss_weight * self._shares(totals)
         loss = reduce_sum(shares * negative_log_likelihoods)
 
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
@@ -473,12 +468,16 @@ class UncertaintyWeighting(keras.layers.Layer):
         weight = ops.convert_to_tensor(self.log_variance)
         initial, mean_loss, lagging, _ = ops.unstack(_snapshot(self.state))
         log_variance = trained = initial + STEP_SCALE * ops.stop_gradient(weight)
+        constants = self._each_constant()
+        fixed = constants.has_closed_form > 0
         if self._any_closed_form:
-            constants = self._each_constant()
             running = closed_form_optimum(mean_loss, constants.scale, constants.power)
             near = self._near_closed_form(trained, running, lagging)
-            log_variance = where(constants.has_closed_form > 0, near, trained)
-        return ops.custom_gradient(_bounded)(weight, log_variance, log_variance != trained)
+            log_variance = where(fixed, near, trained)
+            if self.update == "trained":
+                # Only what is not where the optimizer has put it.
+                fixed = fixed & (near != trained)
+        return ops.custom_gradient(_bounded)(weight, log_variance, fixed)
 
     def _each_constant(self) -> _Constants:
         return _Constants(*ops.unstack(ops.convert_to_tensor(self._constants)))
@@ -548,12 +547,12 @@ class UncertaintyWeighting(keras.layers.Layer):
             return values
         return ops.segment_sum(values, self._task_of_entry, num_segments=len(self.tasks))
 
-    def _shares(self, totals: Tensor, divisors: Tensor) -> Tensor:
+    def _shares(self, totals: Tensor) -> Tensor:
         """What part of its task's elements each entry has: a mean is over all of its channels."""
+        of_tasks = totals
         if len(self._task_of_entry) > len(self.tasks):
             of_tasks = ops.take(self._sum_by_task(totals), self._task_of_entry)
-            divisors = without_zeros(of_tasks)
-        return totals / divisors
+        return divide_no_nan(totals, of_tasks)
 
     def _each_entry(self, values: Iterable[float]) -> np.ndarray:
         """The tasks' values, repeated for each log-variance of a task."""

@@ -272,6 +272,32 @@ def test_where_no_closed_form_is_known_it_stays_as_it_was_given():
     assert layer.sigmas()["a"] == pytest.approx(1e13)
 
 
+@pytest.mark.parametrize("update", ["trained", "closed_form"])
+def test_an_overflow_where_there_is_no_label_is_not_seen(update, value_and_gradients):
+    layer = UncertaintyWeighting({"a": Gaussian(missing=NAN), "b": Laplace()}, update=update)
+    predictions = {"a": np.array([[1e20]]), "b": np.array([[0.0]])}
+    targets = {"a": np.array([[NAN]]), "b": np.array([[1.0]])}
+    layer(predictions)
+    loss, (gradient,) = value_and_gradients(
+        lambda: layer.combined_loss(predictions, targets, training=True, report=False),
+        [layer.log_variance],
+    )
+    # √2 / σ · 1 + log σ, at its optimum of σ = √2; the task without a label counts for nothing.
+    assert float(loss) == pytest.approx(1 + np.log(np.sqrt(2)), rel=1e-6)
+    np.testing.assert_array_equal(gradient, [0, 0])
+    assert layer.sigmas()["a"] == 1
+
+
+def test_weights_that_cancel_say_nothing_of_the_noise():
+    layer = UncertaintyWeighting({"a": Gaussian(), "b": Laplace()})
+    predictions = {task: np.array([[2.0], [1.0]]) for task in "ab"}
+    targets = {task: np.zeros((2, 1)) for task in "ab"}
+    layer(predictions)
+    loss = layer.combined_loss(predictions, targets, np.array([1.0, -1.0]), training=True)
+    assert float(loss) == 0
+    assert layer.sigmas() == {"a": 1, "b": 1}
+
+
 class TestDrivenToTheEnds:
     """Ten thousand steps of what drives log-variances apart, and a few that bring them back."""
 

@@ -684,6 +684,21 @@ def test_jax_computes_again_what_a_checkpoint_has_forgotten():
     np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(*arguments), expected, rtol=1e-6)
 
 
+def test_what_is_set_to_its_closed_form_has_no_gradient(value_and_gradients):
+    tasks = {"depth": Gaussian(), "size": Laplace(per_channel=True)}
+    layer = UncertaintyWeighting(tasks, update="closed_form")
+    predictions = {"depth": np.full((4, 1), 100.0), "size": np.full((4, 2), [3.0, 5.0])}
+    targets = {task: np.zeros_like(values) for task, values in predictions.items()}
+    layer(predictions)
+    # Every log-variance is where the weight has it, and far from where the loss would have it.
+    loss, (gradient,) = value_and_gradients(
+        lambda: layer.combined_loss(predictions, targets, report=False),
+        [layer.log_variance],
+    )
+    assert float(loss) > 1000
+    np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
 class TestCalledWithoutTargets:
     def test_tensors_come_back_as_they_are(self):
         layer = UncertaintyWeighting({"a": Gaussian()})
