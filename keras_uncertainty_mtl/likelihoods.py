@@ -12,6 +12,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_uncertainty_mtl.cross_entropy import (
+    class_ids,
+    cross_entropy,
+    nan_out_of_range,
+    tempered_cross_entropy,
+)
 from keras_uncertainty_mtl.direct_ops import log
 from keras_uncertainty_mtl.shapes import Shape, check_tensor, match_shape
 
@@ -107,7 +113,7 @@ class Likelihood:
             Tensor of one number an element.
         """
         log_variance = self.element_log_variance(predictions, log_variance)
-        return self.weight(log_variance) * self.loss(targets, predictions) + 0.5 * log_variance
+        return self.loss(targets, predictions) * self.weight(log_variance) + 0.5 * log_variance
 
     def element_log_variance(self, predictions: Tensor, log_variance: Tensor) -> Tensor:
         """The log-variance of each element: the task's own, but for a heteroscedastic likelihood.
@@ -521,16 +527,15 @@ class Categorical(_Discrete):
             self.target_dtype = "int32"
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
-        """The cross-entropy of each element, over the last axis; NaN for a class out of range."""
+        """The cross-entropy of each element, over the last axis.
+
+        For a class out of range it is NaN, or on some devices an error.
+        """
         if not self.sparse:
             return ops.categorical_crossentropy(targets, predictions, from_logits=self.from_logits)
-        if self.approximate or keras.backend.backend() != "tensorflow":
-            return self._sparse_cross_entropy(targets, predictions)
-        # As a rule nothing is differentiated by it, and TensorFlow's cross-entropy computes its
-        # gradient at once.
-        classes = ops.expand_dims(_class_ids(targets), -1)
-        of_target = ops.take_along_axis(ops.log_softmax(predictions), classes, axis=-1)
-        return _nan_out_of_range(ops.squeeze(-of_target, -1), targets, predictions.shape[-1])
+        if self.approximate or keras.backend.backend() == "torch":
+            return self._of_keras(targets, predictions)
+        return cross_entropy(predictions, targets)
 
     def negative_log_likelihood(
         self, targets: Tensor, predictions: Tensor, log_variance: Tensor
@@ -539,13 +544,22 @@ class Categorical(_Discrete):
         has_own_loss = type(self).loss is not Categorical.loss
         if self.approximate or not self.sparse or has_own_loss:
             return super().negative_log_likelihood(targets, predictions, log_variance)
-        return self._sparse_cross_entropy(targets, predictions * ops.exp(-log_variance))
+        inverse_temperature = ops.exp(-log_variance)
+        is_symbolic = isinstance(predictions, keras.KerasTensor)
+        if keras.backend.backend() == "torch" or is_symbolic:
+            # PyTorch runs a step operation by operation, of which its own takes fewer.
+            return self._of_keras(targets, predictions * inverse_temperature)
+        return tempered_cross_entropy(predictions, inverse_temperature, targets)
 
-    def _sparse_cross_entropy(self, targets: Tensor, predictions: Tensor) -> Tensor:
+    def _of_keras(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        classes = class_ids(targets)
         loss = ops.sparse_categorical_crossentropy(
-            _class_ids(targets), predictions, from_logits=self.from_logits
+            classes, predictions, from_logits=self.from_logits
         )
-        return _nan_out_of_range(loss, targets, predictions.shape[-1])
+        if keras.backend.backend() == "tensorflow" and classes is targets:
+            # It looks by itself: a class out of range is an error on a CPU, and elsewhere NaN.
+            return loss
+        return nan_out_of_range(loss, targets, predictions.shape[-1])
 
     def target_shape(self, prediction_shape: Shape) -> Shape:
         """The predictions' shape, for class ids without its last axis."""
@@ -679,19 +693,6 @@ class Gibbs(Likelihood):
             arguments = _loss_arguments(self.keras_loss)
             loss["config"] |= {name: arguments[name] for name in arguments if name in accepted}
         return {"loss": loss, **super().get_config()}
-
-
-def _nan_out_of_range(loss: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    # Devices differ in what a class out of range costs: an error, NaN, or 0. This is never 0.
-    in_range = ops.logical_and(targets >= 0, targets < num_classes)
-    return ops.where(in_range, loss, float("nan"))
-
-
-def _class_ids(targets: Tensor) -> Tensor:
-    if keras.backend.is_float_dtype(targets.dtype):
-        # Devices differ in the integer that a NaN or an infinity becomes.
-        targets = ops.nan_to_num(targets, posinf=0.0, neginf=0.0)
-    return ops.cast(targets, "int32")
 
 
 def closed_form_optimum(mean_loss: Tensor, scale: Any, power: Any) -> Tensor:

@@ -134,7 +134,7 @@ class Observations:
 
         observed = _observed(targets, likelihood.missing, mask, sample_weight)
         if observed is not None:
-            targets = ops.where(observed, targets, ops.zeros_like(targets))
+            targets = ops.where(observed, targets, 0)
         if likelihood.target_dtype == "float32":
             targets = cast(targets, dtype)
         losses = likelihood.loss(targets, predictions)

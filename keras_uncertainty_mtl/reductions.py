@@ -30,7 +30,15 @@ def weighted_sum(
     if weights is not None:
         # NaN times 0 is NaN, and must be: what is hidden that way would still give NaN gradients.
         values = weights * values
-    return reduce_sum(values, axis=_summed_axes(values, per_channel, stacked))
+    axes = _summed_axes(values, per_channel, stacked)
+    if len(axes) < 3:
+        return reduce_sum(values, axis=axes)
+    # On a CPU, XLA would add up all elements of a batch of images one by one, in a single thread,
+    # which takes longer and is less exact. It does not see through a quotient between two sums.
+    shape = ops.shape(values)
+    size = ops.cast(ops.maximum(math.prod(shape[axis] for axis in axes[1:]), 1), values.dtype)
+    of_samples = reduce_sum(values, axis=axes[1:], keepdims=True) / size
+    return size * reduce_sum(of_samples, axis=axes)
 
 
 def total_weight(

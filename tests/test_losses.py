@@ -20,6 +20,7 @@ def test_symbolic_tensors_have_a_symbolic_loss(likelihood):
     target_shape = likelihood.target_shape(predictions.shape)
     targets = keras.Input(target_shape[1:], dtype=likelihood.target_dtype)
     assert likelihood.loss(targets, predictions).shape == target_shape
+    assert likelihood.negative_log_likelihood(targets, predictions, 0.5).shape == target_shape
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=ids_of(LIKELIHOODS))

@@ -48,6 +48,17 @@ def test_what_has_no_weight_counts_for_nothing(per_channel):
     np.testing.assert_array_equal(tape.gradient(total, values), weights)
 
 
+def test_rounding_errors_of_many_pixels_do_not_add_up():
+    values = np.random.default_rng(0).exponential(size=(8, 256, 512)).astype("float32")
+    total = tf.function(weighted_sum, jit_compile=True)(tf.constant(values), None)
+    np.testing.assert_allclose(total, values.sum(dtype="float64"), rtol=3e-7)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 5), (3, 0, 5), (3, 4, 0)])
+def test_sum_of_no_pixels_is_zero(shape):
+    assert weighted_sum(tf.zeros(shape), None) == 0
+
+
 @pytest.mark.parametrize("hidden", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_not_hidden_by_a_weight_of_zero(hidden):
     total = weighted_sum(tf.constant([1.0, hidden]), tf.constant([1.0, 0.0]))

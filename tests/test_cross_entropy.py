@@ -1,0 +1,92 @@
+"""The cross-entropy at a temperature, beside SciPy's softmax and its gradient in closed form."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import special
+
+from keras_uncertainty_mtl import Categorical
+from keras_uncertainty_mtl.cross_entropy import cross_entropy, tempered_cross_entropy
+
+SHAPE = (3, 4, 5)
+
+
+def data(scale=2.0):
+    rng = np.random.default_rng(0)
+    return rng.normal(0, scale, SHAPE), rng.integers(SHAPE[-1], size=SHAPE[:-1])
+
+
+def log_probabilities(logits, classes, w=1.0):
+    values = special.log_softmax(w * logits, axis=-1)
+    return np.take_along_axis(values, classes[..., None], axis=-1)[..., 0]
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 1e4])
+def test_cross_entropy_is_minus_the_log_of_a_softmax(scale):
+    logits, classes = data(scale)
+    losses = cross_entropy(ops.convert_to_tensor(logits, "float32"), classes)
+    expected = -log_probabilities(logits, classes)
+    np.testing.assert_allclose(ops.convert_to_numpy(losses), expected, rtol=1e-5, atol=1e-6)
+
+
+# One for all elements, one for each of stacked tasks, and one for each element.
+@pytest.mark.parametrize("shape", [(), (3, 1, 1), (3, 4, 1)], ids=str)
+@pytest.mark.parametrize("w", [1e-3, 1.0, 30.0])
+def test_tempered_cross_entropy_and_its_gradients(shape, w, value_and_gradients):
+    logits, classes = data()
+    w = w * np.random.default_rng(1).uniform(0.5, 2.0, shape)
+    # None weighs as much as another.
+    upstream = np.random.default_rng(2).normal(size=classes.shape)
+    variables = [keras.Variable(value.astype("float32")) for value in (logits, np.asarray(w))]
+    weights = ops.convert_to_tensor(upstream, "float32")
+
+    def loss():
+        losses = tempered_cross_entropy(*(variable.value for variable in variables), classes)
+        return ops.sum(weights * losses)
+
+    value, (of_logits, of_temperature) = value_and_gradients(loss, variables)
+    np.testing.assert_allclose(
+        value, -np.sum(upstream * log_probabilities(logits, classes, w)), rtol=1e-4, atol=1e-5
+    )
+    softmax = special.softmax(w * logits, axis=-1)
+    difference = upstream[..., None] * (softmax - np.eye(SHAPE[-1])[classes])
+    np.testing.assert_allclose(of_logits, w * difference, rtol=1e-4, atol=2e-5 * np.max(w))
+    of_each = np.sum(difference * logits, axis=-1, keepdims=True)
+    axes = tuple(axis for axis in range(3) if (1, 1, 1, *shape)[axis - 3] == 1)
+    expected = of_each.sum(axis=axes, keepdims=True).reshape(shape)
+    np.testing.assert_allclose(of_temperature, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_large_logits_and_low_temperatures_do_not_overflow(value_and_gradients):
+    logits = keras.Variable(np.array([[1e30, 0.0, -1e30], [-1e30, -1e30, 0.0]], "float32"))
+    w = keras.Variable(1e6)
+
+    def loss():
+        return ops.sum(tempered_cross_entropy(logits.value, w.value, np.array([0, 2])))
+
+    value, gradients = value_and_gradients(loss, [logits, w])
+    assert value == 0
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+@pytest.mark.parametrize("wrong", [-100, -1, 5, 300])
+def test_a_class_out_of_range_is_nan_or_an_error(wrong, dtype, approximate):
+    likelihood = Categorical(approximate=approximate)
+    logits, targets = ops.zeros((2, 5)), np.array([1, wrong], dtype)
+    for losses in (
+        lambda: likelihood.loss(targets, logits),
+        lambda: likelihood.negative_log_likelihood(targets, logits, 0.5),
+    ):
+        try:
+            values = ops.convert_to_numpy(losses())
+        except (RuntimeError, IndexError, ValueError):
+            continue
+        except Exception as error:
+            assert type(error).__name__ == "InvalidArgumentError"  # noqa: PT017
+            continue
+        assert np.isfinite(values[0])
+        assert np.isnan(values[1])
