@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl.direct_ops import where
+
 Tensor = Any
+
+
+def sparse_cross_entropy(predictions: Tensor, targets: Tensor, from_logits: bool = True) -> Tensor:
+    """The backend's own cross-entropy of each element.
+
+    Args:
+        predictions: Tensor of logits or probabilities, of shape `(…, classes)`.
+        targets: Tensor of class ids, of shape `(…)`.
+        from_logits: Whether the predictions are logits.
+
+    Returns:
+        Tensor of shape `(…)`. Devices differ in what a class out of range costs: an error, NaN, or
+        0. Here it is never 0.
+    """
+    classes = class_ids(targets)
+    backend = keras.backend.backend()
+    if backend == "torch" and from_logits and classes is targets and _is_checked(predictions):
+        from torch.nn import functional
+
+        logits, classes = predictions.movedim(-1, 1), ops.convert_to_tensor(classes).long()
+        # By default class -100 costs nothing.
+        return functional.cross_entropy(logits, classes, reduction="none", ignore_index=-(2**63))
+    losses = ops.sparse_categorical_crossentropy(classes, predictions, from_logits=from_logits)
+    if backend == "tensorflow" and classes is targets:
+        # It looks by itself: an error on a CPU, and NaN elsewhere.
+        return losses
+    return _nan_out_of_range(losses, targets, predictions.shape[-1])
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -28,7 +58,12 @@ def tempered_cross_entropy(logits: Tensor, inverse_temperature: Tensor, targets:
     """The cross-entropy `-log softmax(w·f)[y]` of each element, to be differentiated by `w` too.
 
     It begins as `cross_entropy` does, so that a compiler computes that once for both. TensorFlow's
-    own kernel for a CPU takes three times as long, and its gradient by `w` keeps more in memory.
+    own kernel for a CPU takes three times as long. The gradients are
+
+    ```
+    ∂/∂f = w · (softmax(w·f) - one_hot(y))
+    ∂/∂w = Σ softmax(w·f) · f - f[y]
+    ```
 
     Args:
         logits: Tensor `f`, of shape `(…, classes)`.
@@ -54,11 +89,11 @@ def _tempered(logits: Tensor, inverse_temperature: Tensor, targets: Tensor) -> t
     def gradient(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, Tensor, None]:
         # Keras hands it over by name or by position, as the backend does.
         upstream = ops.expand_dims(args[0] if upstream is None else upstream, -1)
-        # w · (softmax - one_hot), over the total once it is subtracted; a mask of truth values
-        # takes a quarter of the memory of a one-hot tensor.
+        # Both times the total at first, and a mask of truth values, for a one-hot tensor of floats
+        # takes four times the memory.
         of_total = ops.expand_dims(total, -1)
         is_class = ops.one_hot(class_ids(targets), logits.shape[-1], dtype="bool")
-        difference = ops.exp(inverse_temperature * shifted) - ops.where(is_class, of_total, 0.0)
+        difference = ops.exp(inverse_temperature * shifted) - where(is_class, of_total, 0.0)
         of_logits = difference * (upstream * inverse_temperature / of_total)
         of_temperature = upstream * ops.expand_dims(expected - of_class, -1)
         broadcast = [axis for axis, size in enumerate(inverse_temperature.shape) if size == 1]
@@ -72,7 +107,7 @@ def _shifted(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
     indices = ops.expand_dims(class_ids(targets), -1)
     of_class = ops.squeeze(ops.take_along_axis(shifted, indices, axis=-1), -1)
-    return shifted, nan_out_of_range(of_class, targets, logits.shape[-1])
+    return shifted, _nan_out_of_range(of_class, targets, logits.shape[-1])
 
 
 def class_ids(targets: Tensor) -> Tensor:
@@ -86,10 +121,11 @@ def class_ids(targets: Tensor) -> Tensor:
     return ops.cast(targets, "int32")
 
 
-def nan_out_of_range(values: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    """The values, but NaN where a target is none of the classes.
+def _is_checked(predictions: Tensor) -> bool:
+    """Whether PyTorch makes an error of a class out of range where they are."""
+    return ops.is_tensor(predictions) and predictions.device.type in ("cpu", "cuda")
 
-    Devices differ in what a class out of range costs: an error, NaN, or 0. This is never 0.
-    """
-    in_range = ops.logical_and(targets >= 0, targets < num_classes)
-    return ops.where(in_range, values, float("nan"))
+
+def _nan_out_of_range(values: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """The values, but NaN where a target is none of the classes."""
+    return where((targets >= 0) & (targets < num_classes), values, math.nan)

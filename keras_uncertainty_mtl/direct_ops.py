@@ -30,7 +30,15 @@ clip, exp, log, relu, sign = (
     _functions.relu,
     _functions.sign,
 )
-reduce_sum, where, zeros_like = _functions.sum, _functions.where, _functions.zeros_like
+reduce_sum, zeros_like = _functions.sum, _functions.zeros_like
+
+
+def where(condition: Tensor, value: Any, otherwise: Any) -> Tensor:
+    """One of two values, as the condition says; symbolic tensors and arrays are taken, too."""
+    try:
+        return _functions.where(condition, value, otherwise)
+    except TypeError:
+        return ops.where(condition, value, otherwise)
 
 
 def divide_no_nan(numerator: Tensor, denominator: Tensor) -> Tensor:

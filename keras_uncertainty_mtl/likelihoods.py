@@ -13,9 +13,8 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl.cross_entropy import (
-    class_ids,
     cross_entropy,
-    nan_out_of_range,
+    sparse_cross_entropy,
     tempered_cross_entropy,
 )
 from keras_uncertainty_mtl.direct_ops import log
@@ -534,7 +533,7 @@ class Categorical(_Discrete):
         if not self.sparse:
             return ops.categorical_crossentropy(targets, predictions, from_logits=self.from_logits)
         if self.approximate or keras.backend.backend() == "torch":
-            return self._of_keras(targets, predictions)
+            return sparse_cross_entropy(predictions, targets, self.from_logits)
         return cross_entropy(predictions, targets)
 
     def negative_log_likelihood(
@@ -548,18 +547,8 @@ class Categorical(_Discrete):
         is_symbolic = isinstance(predictions, keras.KerasTensor)
         if keras.backend.backend() == "torch" or is_symbolic:
             # PyTorch runs a step operation by operation, of which its own takes fewer.
-            return self._of_keras(targets, predictions * inverse_temperature)
+            return sparse_cross_entropy(predictions * inverse_temperature, targets)
         return tempered_cross_entropy(predictions, inverse_temperature, targets)
-
-    def _of_keras(self, targets: Tensor, predictions: Tensor) -> Tensor:
-        classes = class_ids(targets)
-        loss = ops.sparse_categorical_crossentropy(
-            classes, predictions, from_logits=self.from_logits
-        )
-        if keras.backend.backend() == "tensorflow" and classes is targets:
-            # It looks by itself: a class out of range is an error on a CPU, and elsewhere NaN.
-            return loss
-        return nan_out_of_range(loss, targets, predictions.shape[-1])
 
     def target_shape(self, prediction_shape: Shape) -> Shape:
         """The predictions' shape, for class ids without its last axis."""

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_uncertainty_mtl import likelihoods
 from keras_uncertainty_mtl.direct_ops import (
+    cast,
     clip,
     constant,
     divide_no_nan,
@@ -549,9 +550,9 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _shares(self, totals: Tensor) -> Tensor:
         """What part of its task's elements each entry has: a mean is over all of its channels."""
-        of_tasks = totals
-        if len(self._task_of_entry) > len(self.tasks):
-            of_tasks = ops.take(self._sum_by_task(totals), self._task_of_entry)
+        if len(self._task_of_entry) == len(self.tasks):
+            return cast(totals != 0, self._loss_dtype)
+        of_tasks = ops.take(self._sum_by_task(totals), self._task_of_entry)
         return divide_no_nan(totals, of_tasks)
 
     def _each_entry(self, values: Iterable[float]) -> np.ndarray:
