@@ -25,17 +25,20 @@ def sparse_cross_entropy(predictions: Tensor, targets: Tensor, from_logits: bool
         Tensor of shape `(…)`. Devices differ in what a class out of range costs: an error, NaN, or
         0. Here it is never 0.
     """
-    classes = class_ids(targets)
+    targets = _widened(targets)
+    classes = _class_ids(targets)
     backend = keras.backend.backend()
     if backend == "torch" and from_logits and classes is targets and _is_checked(predictions):
         from torch.nn import functional
 
         logits, classes = predictions.movedim(-1, 1), ops.convert_to_tensor(classes).long()
-        # By default class -100 costs nothing.
-        return functional.cross_entropy(logits, classes, reduction="none", ignore_index=-(2**63))
+        # One class costs nothing, by default -100. This one is no number that a float could be, so
+        # that no label becomes it by a cast.
+        ignored = -(2**62) - 1
+        return functional.cross_entropy(logits, classes, reduction="none", ignore_index=ignored)
     losses = ops.sparse_categorical_crossentropy(classes, predictions, from_logits=from_logits)
     if backend == "tensorflow" and classes is targets:
-        # It looks by itself: an error on a CPU, and NaN elsewhere.
+        # It looks by itself: NaN, or an error on a CPU without XLA.
         return losses
     return _nan_out_of_range(losses, targets, predictions.shape[-1])
 
@@ -48,9 +51,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         targets: Tensor of class ids `y`, of shape `(…)`.
 
     Returns:
-        Tensor of shape `(…)`; NaN for a class out of range.
+        Tensor of shape `(…)`; NaN, or an error, for a class out of range.
     """
-    shifted, of_class = _shifted(logits, targets)
+    shifted, of_class = _shifted(logits, _widened(targets))
     return ops.log(ops.sum(ops.exp(shifted), axis=-1)) - of_class
 
 
@@ -72,11 +75,11 @@ def tempered_cross_entropy(logits: Tensor, inverse_temperature: Tensor, targets:
         targets: Tensor of class ids `y`, of shape `(…)`.
 
     Returns:
-        Tensor of shape `(…)`; NaN for a class out of range.
+        Tensor of shape `(…)`; NaN, or an error, for a class out of range.
     """
     axes = tuple(range(len(logits.shape) - len(inverse_temperature.shape)))
     inverse_temperature = ops.expand_dims(inverse_temperature, axes)
-    targets = ops.convert_to_tensor(targets)
+    targets = _widened(ops.convert_to_tensor(targets))
     return ops.custom_gradient(_tempered)(logits, inverse_temperature, targets)
 
 
@@ -92,7 +95,7 @@ def _tempered(logits: Tensor, inverse_temperature: Tensor, targets: Tensor) -> t
         # Both times the total at first, and a mask of truth values, for a one-hot tensor of floats
         # takes four times the memory.
         of_total = ops.expand_dims(total, -1)
-        is_class = ops.one_hot(class_ids(targets), logits.shape[-1], dtype="bool")
+        is_class = ops.one_hot(_class_ids(targets), logits.shape[-1], dtype="bool")
         difference = ops.exp(inverse_temperature * shifted) - where(is_class, of_total, 0.0)
         of_logits = difference * (upstream * inverse_temperature / of_total)
         of_temperature = upstream * ops.expand_dims(expected - of_class, -1)
@@ -104,21 +107,27 @@ def _tempered(logits: Tensor, inverse_temperature: Tensor, targets: Tensor) -> t
 
 def _shifted(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Logits the largest of which is 0, so that their exponentials are finite, and the class's."""
-    shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
-    indices = ops.expand_dims(class_ids(targets), -1)
+    # Where there are no elements, Keras has no maximum without an initial one.
+    largest = ops.max(logits, axis=-1, keepdims=True, initial=-math.inf)
+    shifted = logits - ops.stop_gradient(largest)
+    indices = ops.expand_dims(_class_ids(targets), -1)
     of_class = ops.squeeze(ops.take_along_axis(shifted, indices, axis=-1), -1)
     return shifted, _nan_out_of_range(of_class, targets, logits.shape[-1])
 
 
-def class_ids(targets: Tensor) -> Tensor:
-    """The targets themselves if they are integers, and else in integers."""
+def _widened(targets: Tensor) -> Tensor:
+    """The targets in a dtype that holds the number of classes as well."""
     dtype = keras.backend.standardize_dtype(targets.dtype)
-    if keras.backend.is_int_dtype(dtype):
+    is_narrow = dtype in ("bool", "int8", "uint8", "int16", "uint16")
+    return ops.cast(targets, "int32") if is_narrow else targets
+
+
+def _class_ids(targets: Tensor) -> Tensor:
+    """The targets themselves if they are integers, and else in integers."""
+    if not keras.backend.is_float_dtype(targets.dtype):
         return targets
-    if keras.backend.is_float_dtype(dtype):
-        # Devices differ in the integer that a NaN or an infinity becomes.
-        targets = ops.nan_to_num(targets, posinf=0.0, neginf=0.0)
-    return ops.cast(targets, "int32")
+    # Devices differ in the integer that a NaN or an infinity becomes.
+    return ops.cast(ops.nan_to_num(targets, posinf=0.0, neginf=0.0), "int32")
 
 
 def _is_checked(predictions: Tensor) -> bool:

@@ -545,7 +545,8 @@ class Categorical(_Discrete):
             return super().negative_log_likelihood(targets, predictions, log_variance)
         inverse_temperature = ops.exp(-log_variance)
         is_symbolic = isinstance(predictions, keras.KerasTensor)
-        if keras.backend.backend() == "torch" or is_symbolic:
+        is_of_classes = inverse_temperature.shape[-1:] not in ((), (1,))
+        if keras.backend.backend() == "torch" or is_symbolic or is_of_classes:
             # PyTorch runs a step operation by operation, of which its own takes fewer.
             return sparse_cross_entropy(predictions * inverse_temperature, targets)
         return tempered_cross_entropy(predictions, inverse_temperature, targets)

@@ -72,11 +72,14 @@ def test_large_logits_and_low_temperatures_do_not_overflow(value_and_gradients):
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-@pytest.mark.parametrize("dtype", ["int32", "float32"])
-@pytest.mark.parametrize("wrong", [-100, -1, 5, 300])
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32"])
+@pytest.mark.parametrize("wrong", [-100, -1, 5, 300, np.nan])
 def test_a_class_out_of_range_is_nan_or_an_error(wrong, dtype, approximate):
+    if dtype == "int64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX keeps the lower half of such integers")
     likelihood = Categorical(approximate=approximate)
-    logits, targets = ops.zeros((2, 5)), np.array([1, wrong], dtype)
+    logits, targets = ops.zeros((2, 5)), np.array([1.0, wrong]).astype(dtype)
     for losses in (
         lambda: likelihood.loss(targets, logits),
         lambda: likelihood.negative_log_likelihood(targets, logits, 0.5),
@@ -90,3 +93,51 @@ def test_a_class_out_of_range_is_nan_or_an_error(wrong, dtype, approximate):
             continue
         assert np.isfinite(values[0])
         assert np.isnan(values[1])
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16"])
+@pytest.mark.parametrize("num_classes", [256, 300])
+def test_small_integers_are_ids_of_many_classes(
+    num_classes, dtype, approximate, value_and_gradients
+):
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(4, num_classes)), np.array([0, 3, 44, 127])
+    variable = keras.Variable(logits.astype("float32"))
+    likelihood = Categorical(approximate=approximate)
+
+    def loss():
+        ids = ops.convert_to_tensor(targets.astype(dtype))
+        raw = likelihood.loss(ids, variable.value)
+        return ops.sum(raw + likelihood.negative_log_likelihood(ids, variable.value, 0.0))
+
+    value, (gradient,) = value_and_gradients(loss, [variable])
+    # exp(-s) is 1: both are the same, but for an approximate one that adds ½ · s, which is 0.
+    np.testing.assert_allclose(value, -2 * log_probabilities(logits, targets).sum(), rtol=1e-5)
+    expected = 2 * (special.softmax(logits, axis=-1) - np.eye(num_classes)[targets])
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_there_may_be_a_temperature_for_each_class(value_and_gradients):
+    logits, classes = data()
+    s = np.random.default_rng(1).normal(size=SHAPE[-1])
+    variable = keras.Variable(s.astype("float32"))
+
+    def loss():
+        tensor = ops.convert_to_tensor(logits, "float32")
+        return ops.sum(Categorical().negative_log_likelihood(classes, tensor, variable.value))
+
+    value, (gradient,) = value_and_gradients(loss, [variable])
+    scaled = logits * np.exp(-s)
+    np.testing.assert_allclose(value, -log_probabilities(scaled, classes).sum(), rtol=1e-5)
+    difference = special.softmax(scaled, axis=-1) - np.eye(SHAPE[-1])[classes]
+    np.testing.assert_allclose(gradient, -(difference * scaled).sum(axis=(0, 1)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_no_elements_have_no_loss(shape, approximate):
+    likelihood = Categorical(approximate=approximate)
+    targets, logits = ops.zeros(shape, "int32"), ops.zeros((*shape, 5))
+    assert likelihood.loss(targets, logits).shape == shape
+    assert likelihood.negative_log_likelihood(targets, logits, 0.5).shape == shape
