@@ -33,12 +33,21 @@ clip, exp, log, relu, sign = (
 reduce_sum, zeros_like = _functions.sum, _functions.zeros_like
 
 
-def where(condition: Tensor, value: Any, otherwise: Any) -> Tensor:
-    """One of two values, as the condition says; symbolic tensors and arrays are taken, too."""
-    try:
-        return _functions.where(condition, value, otherwise)
-    except TypeError:
-        return ops.where(condition, value, otherwise)
+def _directly(name: str) -> Any:
+    """PyTorch's function, or Keras's where tensors are not in one place, or no tensors yet."""
+    # Keras would first move each to its own device, which takes far longer than what is done there.
+    function = getattr(_functions, name)
+
+    def call(*args: Any) -> Tensor:
+        try:
+            return function(*args)
+        except (RuntimeError, TypeError):
+            return getattr(ops, name)(*args)
+
+    return call if keras.backend.backend() == "torch" else function
+
+
+stack, where = _directly("stack"), _directly("where")
 
 
 def divide_no_nan(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -67,14 +76,3 @@ def full(shape: Sequence[int], value: Any, like: Tensor) -> Tensor:
         return like.new_full(shape, value)
     value = ops.cast(value, like.dtype)
     return ops.broadcast_to(value, shape) if shape else value
-
-
-def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors, all of one shape and dtype, along a new first axis, wherever they are."""
-    if keras.backend.backend() == "torch":
-        # Keras would first move each to its own device, which takes far longer than to stack them.
-        try:
-            return torch.stack(list(tensors))
-        except (RuntimeError, TypeError):  # They are not in one place, or no tensors yet.
-            pass
-    return ops.stack(tensors)

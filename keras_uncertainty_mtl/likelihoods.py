@@ -544,10 +544,11 @@ class Categorical(_Discrete):
         if self.approximate or not self.sparse or has_own_loss:
             return super().negative_log_likelihood(targets, predictions, log_variance)
         inverse_temperature = ops.exp(-log_variance)
+        # PyTorch runs a step operation by operation, of which its own cross-entropy takes fewer. A
+        # gradient by hand is neither for symbolic tensors nor for a temperature of each class.
         is_symbolic = isinstance(predictions, keras.KerasTensor)
         is_of_classes = inverse_temperature.shape[-1:] not in ((), (1,))
         if keras.backend.backend() == "torch" or is_symbolic or is_of_classes:
-            # PyTorch runs a step operation by operation, of which its own takes fewer.
             return sparse_cross_entropy(predictions * inverse_temperature, targets)
         return tempered_cross_entropy(predictions, inverse_temperature, targets)
 

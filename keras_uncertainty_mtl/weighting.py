@@ -25,6 +25,7 @@ from keras_uncertainty_mtl.direct_ops import (
     where,
     zeros_like,
 )
+from keras_uncertainty_mtl.gradients import custom_gradient
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
 from keras_uncertainty_mtl.observations import Observations, stack_key, stackable_kind
 from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
@@ -478,7 +479,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             if self.update == "trained":
                 # Only what is not where the optimizer has put it.
                 fixed = fixed & (near != trained)
-        return ops.custom_gradient(_bounded)(weight, log_variance, fixed)
+        return custom_gradient(_bounded)(weight, log_variance, fixed)
 
     def _each_constant(self) -> _Constants:
         return _Constants(*ops.unstack(ops.convert_to_tensor(self._constants)))
@@ -534,7 +535,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         step = constants.has_closed_form * (near - log_variance)
         started = where(follows, 1.0, started)
         self.state.assign(stack([initial + step, mean_loss, lagging, started]))
-        return ops.custom_gradient(_bounded)(weight, log_variance + step, at_optimum)
+        return custom_gradient(_bounded)(weight, log_variance + step, at_optimum)
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
@@ -662,9 +663,7 @@ def _bounded(weight: Tensor, log_variance: Tensor, fixed: Tensor) -> tuple[Tenso
     is 0 out there, both ways, so that nothing would ever come back.
     """
 
-    def gradient(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, None, None]:
-        # Keras hands it over by name or by position, as the backend does.
-        upstream = args[0] if upstream is None else upstream
+    def gradient(upstream: Tensor) -> tuple[Tensor, None, None]:
         # An optimizer goes against the gradient: further out if it has the opposite sign.
         points_out = log_variance * sign(upstream) <= -BOUND
         damped = DESCENT_SCALE / STEP_SCALE * upstream

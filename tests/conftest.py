@@ -82,6 +82,7 @@ NOT_ON_JAX = {
         ],
         "the bare layer reports no tasks on JAX",
     ),
+    "64 bits": "JAX keeps the lower half of such integers",
     "test_an_error_in_fit_leaves_the_weights_alone": "Keras on JAX deletes a model's weights then",
     "test_a_saved_model_of_pytorch_is_refused": "JAX exports one",
     "test_but_what_pytorch_exports_itself_is_the_network": "is for PyTorch",

@@ -11,6 +11,9 @@ from keras_uncertainty_mtl.cross_entropy import cross_entropy, tempered_cross_en
 
 SHAPE = (3, 4, 5)
 
+# What a class out of range raises on a CPU; with JAX nothing does.
+ERRORS = {"tensorflow": "InvalidArgumentError", "torch": "IndexError"}
+
 
 def data(scale=2.0):
     rng = np.random.default_rng(0)
@@ -73,11 +76,9 @@ def test_large_logits_and_low_temperatures_do_not_overflow(value_and_gradients):
 
 @pytest.mark.parametrize("approximate", [False, True])
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
-@pytest.mark.parametrize("dtype", ["int32", "int64", "float32"])
+@pytest.mark.parametrize("dtype", ["int32", pytest.param("int64", id="64 bits"), "float32"])
 @pytest.mark.parametrize("wrong", [-100, -1, 5, 300, np.nan])
 def test_a_class_out_of_range_is_nan_or_an_error(wrong, dtype, approximate):
-    if dtype == "int64" and keras.backend.backend() == "jax":
-        pytest.skip("JAX keeps the lower half of such integers")
     likelihood = Categorical(approximate=approximate)
     logits, targets = ops.zeros((2, 5)), np.array([1.0, wrong]).astype(dtype)
     for losses in (
@@ -86,10 +87,8 @@ def test_a_class_out_of_range_is_nan_or_an_error(wrong, dtype, approximate):
     ):
         try:
             values = ops.convert_to_numpy(losses())
-        except (RuntimeError, IndexError, ValueError):
-            continue
         except Exception as error:
-            assert type(error).__name__ == "InvalidArgumentError"  # noqa: PT017
+            assert type(error).__name__ == ERRORS[keras.backend.backend()]  # noqa: PT017
             continue
         assert np.isfinite(values[0])
         assert np.isnan(values[1])
