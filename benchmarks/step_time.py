@@ -71,8 +71,8 @@ from keras_uncertainty_mtl.logs import as_one_tensor
 Tensor = Any
 Name = TypeVar("Name", bound=Hashable)
 
-# Steps of some milliseconds take turns more often, and for about as long as this: the shorter the
-# turns, the more alike the machine is to all of them.
+# Ways take turns several times a round, and each for about as long as this: the shorter the turns,
+# the more alike the machine is to all of them.
 TURN_SECONDS = 0.02
 TURNS_OF_A_ROUND = 3
 FEATURES = 32
@@ -447,11 +447,9 @@ def step_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, np.ndarray]:
         way.model.optimizer.build(way.model.trainable_variables)
         way.seconds(2)
     fastest = min(way.seconds(2) for way in ways.values())
-    if fastest < 2 * TURN_SECONDS:
-        rounds *= TURNS_OF_A_ROUND
-    steps = max(2, min(round(TURN_SECONDS / fastest), 50))
+    steps = max(1, min(round(TURN_SECONDS / fastest), 50))
     turns = {name: partial(way.seconds, steps) for name, way in ways.items()}
-    return alternate(turns, rounds)
+    return alternate(turns, TURNS_OF_A_ROUND * rounds)
 
 
 def task_rows(

@@ -29,19 +29,35 @@ def sparse_cross_entropy(predictions: Tensor, targets: Tensor, from_logits: bool
     targets = _widened(targets)
     classes = _class_ids(targets)
     backend = keras.backend.backend()
-    if backend == "torch" and from_logits and classes is targets and _is_checked(predictions):
-        from torch.nn import functional
-
-        logits, classes = predictions.movedim(-1, 1), ops.convert_to_tensor(classes).long()
-        # One class costs nothing, by default -100. This one is no number that a float could be, so
-        # that no label becomes it by a cast.
-        ignored = -(2**62) - 1
-        return functional.cross_entropy(logits, classes, reduction="none", ignore_index=ignored)
+    # Of these two it is known what they do with a class out of range.
+    if from_logits and classes is targets and ops.is_tensor(predictions):
+        if backend == "tensorflow":
+            return _of_tensorflow(predictions, classes)
+        if backend == "torch" and predictions.device.type in ("cpu", "cuda"):
+            return _of_pytorch(predictions, classes)
     losses = ops.sparse_categorical_crossentropy(classes, predictions, from_logits=from_logits)
-    if backend == "tensorflow" and classes is targets:
-        # It looks by itself: NaN, or an error on a CPU without XLA.
-        return losses
     return _nan_out_of_range(losses, targets, predictions.shape[-1])
+
+
+def _of_tensorflow(logits: Tensor, classes: Tensor) -> Tensor:
+    """For a class out of range NaN, or an error on a CPU without XLA."""
+    import tensorflow as tf
+
+    # Directly, as Keras would copy all ids to 64 bits. Unsigned ones there is no kernel for.
+    if keras.backend.standardize_dtype(classes.dtype).startswith("uint"):
+        classes = ops.cast(classes, "int64")
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
+
+
+def _of_pytorch(logits: Tensor, classes: Tensor) -> Tensor:
+    """For a class out of range an error."""
+    from torch.nn import functional
+
+    logits, classes = logits.movedim(-1, 1), ops.convert_to_tensor(classes).long()
+    # One class costs nothing, by default -100. This one is no number that a float could be, so
+    # that no label becomes it by a cast.
+    ignored = -(2**62) - 1
+    return functional.cross_entropy(logits, classes, reduction="none", ignore_index=ignored)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -54,8 +70,11 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         Tensor of shape `(…)`; NaN, or an error, for a class out of range.
     """
-    shifted, of_class = _shifted(logits, _widened(targets))
-    return ops.log(ops.sum(ops.exp(shifted), axis=-1)) - of_class
+    shifted, of_class = _shifted(*_elements(logits, targets))
+    # A product, because XLA adds up one as it goes on a CPU, and anything else only when all of it
+    # is in memory (IsReduceOpOffloadedToYnn, xla/backends/cpu/ynn_support.cc).
+    half = ops.sum(0.5 * ops.exp(shifted), axis=-1)
+    return ops.reshape(ops.log(2.0 * half) - of_class, ops.shape(targets))
 
 
 def tempered_cross_entropy(logits: Tensor, inverse_temperature: Tensor, targets: Tensor) -> Tensor:
@@ -78,31 +97,39 @@ def tempered_cross_entropy(logits: Tensor, inverse_temperature: Tensor, targets:
     Returns:
         Tensor of shape `(…)`; NaN, or an error, for a class out of range.
     """
-    axes = tuple(range(len(logits.shape) - len(inverse_temperature.shape)))
-    inverse_temperature = ops.expand_dims(inverse_temperature, axes)
-    targets = _widened(ops.convert_to_tensor(targets))
-    return custom_gradient(_tempered)(logits, inverse_temperature, targets)
+    shape = ops.shape(targets)
+    if any(size != 1 for size in inverse_temperature.shape):
+        inverse_temperature = ops.broadcast_to(inverse_temperature, (*shape, 1))
+    inverse_temperature = ops.reshape(inverse_temperature, (-1, 1))
+    elements = _elements(logits, targets)
+    return ops.reshape(custom_gradient(_tempered)(inverse_temperature, *elements), shape)
 
 
-def _tempered(logits: Tensor, inverse_temperature: Tensor, targets: Tensor) -> tuple[Tensor, Any]:
+def _tempered(inverse_temperature: Tensor, logits: Tensor, targets: Tensor) -> tuple[Tensor, Any]:
     shifted, of_class = _shifted(logits, targets)
     exponentials = ops.exp(inverse_temperature * shifted)
     total = ops.sum(exponentials, axis=-1)
     expected = ops.sum(exponentials * shifted, axis=-1) / total
 
     def gradient(upstream: Tensor) -> tuple[Tensor, Tensor, None]:
-        upstream = ops.expand_dims(upstream, -1)
+        of_temperature = ops.expand_dims(upstream * (expected - of_class), -1)
+        if inverse_temperature.shape[0] == 1:
+            of_temperature = ops.sum(of_temperature, axis=0, keepdims=True)
         # Both times the total at first, and a mask of truth values, for a one-hot tensor of floats
         # takes four times the memory.
         of_total = ops.expand_dims(total, -1)
         is_class = ops.one_hot(_class_ids(targets), logits.shape[-1], dtype="bool")
         difference = exponentials - where(is_class, of_total, 0.0)
-        of_logits = difference * (upstream * inverse_temperature / of_total)
-        of_temperature = upstream * ops.expand_dims(expected - of_class, -1)
-        broadcast = [axis for axis, size in enumerate(inverse_temperature.shape) if size == 1]
-        return of_logits, ops.sum(of_temperature, axis=broadcast, keepdims=True), None
+        weight = ops.expand_dims(upstream, -1) * inverse_temperature / of_total
+        return of_temperature, difference * weight, None
 
-    return ops.log(total) - inverse_temperature[..., 0] * of_class, gradient
+    return ops.log(total) - inverse_temperature[:, 0] * of_class, gradient
+
+
+def _elements(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with one axis of elements, of which XLA's fusions are faster than of several."""
+    targets = _widened(ops.convert_to_tensor(targets))
+    return ops.reshape(logits, (-1, logits.shape[-1])), ops.reshape(targets, (-1,))
 
 
 def _shifted(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,11 +155,6 @@ def _class_ids(targets: Tensor) -> Tensor:
         return targets
     # Devices differ in the integer that a NaN or an infinity becomes.
     return ops.cast(ops.nan_to_num(targets, posinf=0.0, neginf=0.0), "int32")
-
-
-def _is_checked(predictions: Tensor) -> bool:
-    """Whether PyTorch makes an error of a class out of range where they are."""
-    return ops.is_tensor(predictions) and predictions.device.type in ("cpu", "cuda")
 
 
 def _nan_out_of_range(values: Tensor, targets: Tensor, num_classes: int) -> Tensor:

@@ -95,9 +95,9 @@ def test_a_class_out_of_range_is_nan_or_an_error(wrong, dtype, approximate):
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "uint32"])
 @pytest.mark.parametrize("num_classes", [256, 300])
-def test_small_integers_are_ids_of_many_classes(
+def test_integers_of_any_kind_are_ids_of_many_classes(
     num_classes, dtype, approximate, value_and_gradients
 ):
     rng = np.random.default_rng(0)
