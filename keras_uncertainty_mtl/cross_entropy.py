@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_uncertainty_mtl.direct_ops import where
 from keras_uncertainty_mtl.gradients import custom_gradient
+from keras_uncertainty_mtl.ordering import after
 
 Tensor = Any
 
@@ -116,9 +117,10 @@ def _tempered(inverse_temperature: Tensor, logits: Tensor, targets: Tensor) -> t
         if inverse_temperature.shape[0] == 1:
             of_temperature = ops.sum(of_temperature, axis=0, keepdims=True)
         # Both times the total at first, and a mask of truth values, for a one-hot tensor of floats
-        # takes four times the memory.
+        # takes four times the memory; and only when what is expected needs no memory any more.
         of_total = ops.expand_dims(total, -1)
-        is_class = ops.one_hot(_class_ids(targets), logits.shape[-1], dtype="bool")
+        classes = after(_class_ids(targets), expected)
+        is_class = ops.one_hot(classes, logits.shape[-1], dtype="bool")
         difference = exponentials - where(is_class, of_total, 0.0)
         weight = ops.expand_dims(upstream, -1) * inverse_temperature / of_total
         return of_temperature, difference * weight, None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.backend import get_keras_mask  # There is no public way from a tensor to its mask.
 
@@ -209,8 +210,7 @@ def _observed(
     """Which targets have a label, no mask over them and a weight; `None` if all have."""
     conditions = []
     if missing is not None:
-        is_missing = ops.isnan(targets) if math.isnan(missing) else ops.equal(targets, missing)
-        conditions.append(ops.logical_not(is_missing))
+        conditions.append(ops.logical_not(_is_missing(targets, missing)))
     if mask is not None:
         conditions.append(ops.cast(_matched_weight(mask, targets, "the Keras mask"), "bool"))
     if sample_weight is not None:
@@ -220,6 +220,19 @@ def _observed(
     for condition in conditions:
         observed = condition if observed is None else ops.logical_and(observed, condition)
     return observed
+
+
+def _is_missing(targets: Tensor, missing: float) -> Tensor:
+    if math.isnan(missing):
+        return ops.isnan(targets)
+    dtype = keras.backend.standardize_dtype(targets.dtype)
+    if keras.backend.is_int_dtype(dtype) and missing.is_integer():
+        limits = np.iinfo(dtype)
+        if limits.min <= missing <= limits.max:
+            # Otherwise all targets would become floats, which takes time, and not all would stay
+            # what they are.
+            missing = int(missing)
+    return ops.equal(targets, missing)
 
 
 def _element_weights(

@@ -28,6 +28,7 @@ from keras_uncertainty_mtl.direct_ops import (
 from keras_uncertainty_mtl.gradients import custom_gradient
 from keras_uncertainty_mtl.likelihoods import Likelihood, closed_form_optimum
 from keras_uncertainty_mtl.observations import Observations, stack_key, stackable_kind
+from keras_uncertainty_mtl.ordering import after
 from keras_uncertainty_mtl.reductions import global_mean, num_replicas, sum_over_replicas
 from keras_uncertainty_mtl.shapes import Shape
 from keras_uncertainty_mtl.statistics import TaskStatistics
@@ -304,6 +305,8 @@ class UncertaintyWeighting(keras.layers.Layer):
             self._statistics.update_state(losses, weights, self._task_sigmas(log_variance))
 
         if self._sums_elements:
+            # Not both likelihoods of all elements at a time, the one at s of 0 and the one at s.
+            log_variance = after(log_variance, *loss_sums)
             sums = _in_order(
                 order,
                 [

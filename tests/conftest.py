@@ -26,6 +26,7 @@ TENSORFLOW_ONLY = {
     "tests/test_compilation.py": "XLA by way of a tf.function",
     "tests/test_serving.py": "what is served is a SavedModel from TensorFlow",
     "tests/test_plotting.py": "draws NumPy arrays",
+    "tests/test_ordering.py": "the order is that of TensorFlow's graphs",
     "tests/test_dispatch.py": "the function that is replaced is TensorFlow's",
     "tests/test_likelihoods.py": "its graphs and tapes are TensorFlow's, see test_properties.py",
     "tests/test_observations.py": "its graphs and tapes are TensorFlow's, see test_properties.py",
