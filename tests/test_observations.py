@@ -279,8 +279,9 @@ def test_integers_are_compared_as_they_are():
     np.testing.assert_array_equal(observations.weights, [0, 1])
 
 
-def test_a_missing_value_may_be_none_that_the_targets_can_be():
+@pytest.mark.parametrize("missing", [-1, 2**70])
+def test_a_missing_value_may_be_none_that_the_targets_can_be(missing):
     targets = np.array([0, 255], "uint8")
-    likelihood = Categorical(missing=-1)
+    likelihood = Categorical(missing=missing)
     observations = Observations.of(likelihood, tf.zeros((2, 256)), targets, None, "float32")
     np.testing.assert_array_equal(observations.weights, [1, 1])
