@@ -71,8 +71,8 @@ from keras_uncertainty_mtl.logs import as_one_tensor
 Tensor = Any
 Name = TypeVar("Name", bound=Hashable)
 
-# Ways take turns several times a round, and each for about as long as this: the shorter the turns,
-# the more alike the machine is to all of them.
+# Ways take turns several times a round, and the fastest for about as long as this, or a step: the
+# shorter the turns, the more alike the machine is to all of them.
 TURN_SECONDS = 0.02
 TURNS_OF_A_ROUND = 3
 FEATURES = 32

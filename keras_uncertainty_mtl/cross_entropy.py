@@ -32,7 +32,8 @@ def sparse_cross_entropy(predictions: Tensor, targets: Tensor, from_logits: bool
     backend = keras.backend.backend()
     # Of these two it is known what they do with a class out of range.
     if from_logits and classes is targets and ops.is_tensor(predictions):
-        if backend == "tensorflow":
+        # Of what a softmax returned, Keras takes the logits, and warns.
+        if backend == "tensorflow" and not hasattr(predictions, "_keras_logits"):
             return _of_tensorflow(predictions, classes)
         if backend == "torch" and predictions.device.type in ("cpu", "cuda"):
             return _of_pytorch(predictions, classes)
@@ -131,6 +132,14 @@ def _tempered(inverse_temperature: Tensor, logits: Tensor, targets: Tensor) -> t
 def _elements(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Both with one axis of elements, of which XLA's fusions are faster than of several."""
     targets = _widened(ops.convert_to_tensor(targets))
+    sizes, expected = tuple(targets.shape), tuple(logits.shape[:-1])
+    if len(sizes) != len(expected) or any(
+        None not in pair and pair[0] != pair[1] for pair in zip(sizes, expected, strict=True)
+    ):
+        raise ValueError(
+            f"Class ids have the shape of the logits without their last axis, {expected}. "
+            f"Received: class ids of shape {sizes}."
+        )
     return ops.reshape(logits, (-1, logits.shape[-1])), ops.reshape(targets, (-1,))
 
 

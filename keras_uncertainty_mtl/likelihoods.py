@@ -466,6 +466,13 @@ class _Discrete(Likelihood):
         }
 
 
+def _is_taken_by_hand(logits: Tensor) -> bool:
+    """Whether the exact form does not take the backend's own cross-entropy."""
+    # PyTorch runs a step operation by operation, of which its own takes fewer. Symbolic tensors
+    # have neither a gradient nor, all of them, a shape.
+    return keras.backend.backend() != "torch" and not isinstance(logits, keras.KerasTensor)
+
+
 @register
 class Categorical(_Discrete):
     """One class out of several: the softmax cross-entropy, σ² its temperature.
@@ -532,7 +539,7 @@ class Categorical(_Discrete):
         """
         if not self.sparse:
             return ops.categorical_crossentropy(targets, predictions, from_logits=self.from_logits)
-        if self.approximate or keras.backend.backend() == "torch":
+        if self.approximate or not _is_taken_by_hand(predictions):
             return sparse_cross_entropy(predictions, targets, self.from_logits)
         return cross_entropy(predictions, targets)
 
@@ -544,11 +551,9 @@ class Categorical(_Discrete):
         if self.approximate or not self.sparse or has_own_loss:
             return super().negative_log_likelihood(targets, predictions, log_variance)
         inverse_temperature = ops.exp(-log_variance)
-        # PyTorch runs a step operation by operation, of which its own cross-entropy takes fewer. A
-        # gradient by hand is neither for symbolic tensors nor for a temperature of each class.
-        is_symbolic = isinstance(predictions, keras.KerasTensor)
+        # A gradient by hand is not for a temperature of each class.
         is_of_classes = inverse_temperature.shape[-1:] not in ((), (1,))
-        if keras.backend.backend() == "torch" or is_symbolic or is_of_classes:
+        if is_of_classes or not _is_taken_by_hand(predictions):
             return sparse_cross_entropy(predictions * inverse_temperature, targets)
         return tempered_cross_entropy(predictions, inverse_temperature, targets)
 

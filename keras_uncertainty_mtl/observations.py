@@ -226,13 +226,14 @@ def _is_missing(targets: Tensor, missing: float) -> Tensor:
     if math.isnan(missing):
         return ops.isnan(targets)
     dtype = keras.backend.standardize_dtype(targets.dtype)
+    value: Any = missing
     if keras.backend.is_int_dtype(dtype) and missing.is_integer():
         limits = np.iinfo(dtype)
-        if limits.min <= missing <= limits.max:
-            # Otherwise all targets would become floats, which takes time, and not all would stay
-            # what they are.
-            missing = int(missing)
-    return ops.equal(targets, missing)
+        # Otherwise all targets would become floats, which takes time, and not all would stay what
+        # they are. TensorFlow takes no unsigned integer that is larger.
+        if limits.min <= missing <= limits.max and missing < 2**63:
+            value = np.asarray(int(missing), dtype)
+    return ops.equal(targets, value)
 
 
 def _element_weights(

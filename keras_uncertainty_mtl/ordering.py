@@ -13,8 +13,8 @@ def after(tensor: Tensor, *others: Tensor) -> Tensor:
     """The tensor, which is not there before the others are.
 
     A graph of TensorFlow's runs whatever is ready, in any order, so that large tensors may be there
-    at the same time though none needs another. All else has an order of its own, and gets the
-    tensor as it is.
+    at the same time though none needs another. What runs at once gets the tensor as it is, and a
+    compiler has an order of its own.
     """
     if keras.backend.backend() != "tensorflow":
         return tensor

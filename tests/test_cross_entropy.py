@@ -140,3 +140,31 @@ def test_no_elements_have_no_loss(shape, approximate):
     targets, logits = ops.zeros(shape, "int32"), ops.zeros((*shape, 5))
     assert likelihood.loss(targets, logits).shape == shape
     assert likelihood.negative_log_likelihood(targets, logits, 0.5).shape == shape
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_a_functional_model_may_end_in_losses(approximate):
+    likelihood = Categorical(approximate=approximate)
+    logits, classes = data()
+    y, f = keras.Input((4,), dtype="int32"), keras.Input((4, 5))
+    outputs = likelihood.loss(y, f), likelihood.negative_log_likelihood(y, f, ops.zeros(()))
+    expected = -log_probabilities(logits, classes)
+    for losses in keras.Model([y, f], outputs)([classes, logits.astype("float32")]):
+        np.testing.assert_allclose(ops.convert_to_numpy(losses), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4,), (3, 4, 1)], ids=str)
+def test_ids_of_another_shape_are_refused(shape):
+    for function in (cross_entropy, lambda f, y: tempered_cross_entropy(f, ops.ones(()), y)):
+        with pytest.raises(ValueError, match=r"without their last axis, \(3, 4\)"):
+            function(ops.zeros(SHAPE), np.zeros(shape, "int32"))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras does so on TensorFlow")
+def test_of_probabilities_keras_takes_the_logits_and_warns():
+    logits = ops.convert_to_tensor(data()[0], "float32")
+    probabilities = keras.activations.softmax(logits)
+    classes = ops.convert_to_tensor(data()[1])
+    with pytest.warns(UserWarning, match="from_logits"):
+        losses = Categorical(approximate=True).loss(classes, probabilities)
+    np.testing.assert_allclose(losses, -log_probabilities(*data()), rtol=1e-5)

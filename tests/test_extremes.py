@@ -14,6 +14,7 @@ from keras_uncertainty_mtl import (
     MultiTaskModel,
     UncertaintyWeighting,
 )
+from keras_uncertainty_mtl.observations import Observations
 
 NAN = float("nan")
 SMALLEST, LARGEST = np.exp(-30.0), np.exp(30.0)  # The σ at the ends of |log σ²| ≤ 60.
@@ -375,3 +376,23 @@ class TestDrivenToTheEnds:
         assert back["right"] == pytest.approx(1e-12, rel=0.1, abs=0)
         assert back["absolutely"] == pytest.approx(np.sqrt(2) * 1e-12, rel=0.1, abs=0)
         assert back["larger"] == pytest.approx(1e12, rel=0.1)
+
+
+# As floats both of the first targets would be the missing one; the others are at the ends of what
+# integers hold, and of what they do not.
+@pytest.mark.parametrize(
+    ("dtype", "missing", "targets", "weights"),
+    [
+        ("int32", 2**24, [2**24, 2**24 + 1], [0, 1]),
+        ("uint32", 2**32 - 1, [0, 2**32 - 1], [1, 0]),
+        ("uint8", 255, [0, 255], [1, 0]),
+        ("uint8", -1, [0, 255], [1, 1]),
+        ("int8", -1, [0, -1], [1, 0]),
+        ("int32", 2**70, [0, 1], [1, 1]),
+    ],
+)
+def test_missing_integers(dtype, missing, targets, weights):
+    targets = np.array(targets, dtype)
+    likelihood = Gaussian(missing=missing)
+    observations = Observations.of(likelihood, keras.ops.zeros(2), targets, None, "float32")
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(observations.weights), weights)

@@ -269,19 +269,3 @@ def test_twins_take_weights_of_sizes_that_are_told_as_late_as_the_data():
     for task in "ab":
         mean_squared_error = np.mean((model.predict(np.ones((1, 3)), verbose=0)[task] - 1) ** 2)
         assert history[f"{task}_loss"][0] == pytest.approx(mean_squared_error, rel=0.1)
-
-
-def test_integers_are_compared_as_they_are():
-    # As floats both would be the missing one.
-    targets = np.array([2**24, 2**24 + 1])
-    likelihood = Gaussian(missing=2**24)
-    observations = Observations.of(likelihood, tf.zeros(2), targets, None, "float32")
-    np.testing.assert_array_equal(observations.weights, [0, 1])
-
-
-@pytest.mark.parametrize("missing", [-1, 2**70])
-def test_a_missing_value_may_be_none_that_the_targets_can_be(missing):
-    targets = np.array([0, 255], "uint8")
-    likelihood = Categorical(missing=missing)
-    observations = Observations.of(likelihood, tf.zeros((2, 256)), targets, None, "float32")
-    np.testing.assert_array_equal(observations.weights, [1, 1])
