@@ -101,7 +101,9 @@ def tempered_cross_entropy(logits: Tensor, inverse_temperature: Tensor, targets:
     """
     shape = ops.shape(targets)
     if any(size != 1 for size in inverse_temperature.shape):
-        inverse_temperature = ops.broadcast_to(inverse_temperature, (*shape, 1))
+        # A product, as the gradient of TensorFlow's `broadcast_to` does not know its shape.
+        ones = ops.ones((*shape, 1), dtype=inverse_temperature.dtype)
+        inverse_temperature = inverse_temperature * ones
     inverse_temperature = ops.reshape(inverse_temperature, (-1, 1))
     elements = _elements(logits, targets)
     return ops.reshape(custom_gradient(_tempered)(inverse_temperature, *elements), shape)
