@@ -11,6 +11,7 @@ from keras import ops
 from keras_uncertainty_mtl.direct_ops import where
 from keras_uncertainty_mtl.gradients import custom_gradient
 from keras_uncertainty_mtl.ordering import after
+from keras_uncertainty_mtl.shapes import fits
 
 Tensor = Any
 
@@ -71,6 +72,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         Tensor of shape `(…)`; NaN, or an error, for a class out of range.
+
+    Raises:
+        ValueError: If the class ids are of another shape.
     """
     shifted, of_class = _shifted(*_elements(logits, targets))
     # A product, because XLA adds up one as it goes on a CPU, and anything else only when all of it
@@ -98,6 +102,9 @@ def tempered_cross_entropy(logits: Tensor, inverse_temperature: Tensor, targets:
 
     Returns:
         Tensor of shape `(…)`; NaN, or an error, for a class out of range.
+
+    Raises:
+        ValueError: If the class ids are of another shape.
     """
     shape = ops.shape(targets)
     if any(size != 1 for size in inverse_temperature.shape):
@@ -134,13 +141,11 @@ def _tempered(inverse_temperature: Tensor, logits: Tensor, targets: Tensor) -> t
 def _elements(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Both with one axis of elements, of which XLA's fusions are faster than of several."""
     targets = _widened(ops.convert_to_tensor(targets))
-    sizes, expected = tuple(targets.shape), tuple(logits.shape[:-1])
-    if len(sizes) != len(expected) or any(
-        None not in pair and pair[0] != pair[1] for pair in zip(sizes, expected, strict=True)
-    ):
+    shape, expected = tuple(targets.shape), tuple(logits.shape[:-1])
+    if not fits(shape, expected):
         raise ValueError(
             f"Class ids have the shape of the logits without their last axis, {expected}. "
-            f"Received: class ids of shape {sizes}."
+            f"Received: class ids of shape {shape}."
         )
     return ops.reshape(logits, (-1, logits.shape[-1])), ops.reshape(targets, (-1,))
 

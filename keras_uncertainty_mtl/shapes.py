@@ -57,10 +57,7 @@ def match_shape(tensor: Tensor, expected: Shape) -> Tensor | None:
         tensor = ops.squeeze(tensor, axis=-1)
     elif len(shape) == len(expected) - 1 and expected[-1] == 1:
         tensor = ops.expand_dims(tensor, axis=-1)
-    shape = tuple(tensor.shape)
-    if len(shape) != len(expected):
-        return None
-    return tensor if all(map(_same_size, shape, expected)) else None
+    return tensor if fits(tuple(tensor.shape), expected) else None
 
 
 def match_leading_axes(tensor: Tensor, expected: Shape) -> Tensor | None:
@@ -82,11 +79,16 @@ def match_leading_axes(tensor: Tensor, expected: Shape) -> Tensor | None:
     shape = tuple(tensor.shape)
     if len(shape) != len(expected):
         return None
-    fits = (
+    matches = (
         (size == 1 and axis > 0) or _same_size(size, expected[axis])
         for axis, size in enumerate(shape)
     )
-    return tensor if all(fits) else None
+    return tensor if all(matches) else None
+
+
+def fits(shape: Shape, expected: Shape) -> bool:
+    """Whether two shapes may be the same, `None` where a size is not known."""
+    return len(shape) == len(expected) and all(map(_same_size, shape, expected))
 
 
 def _same_size(size: int | None, expected: int | None) -> bool:

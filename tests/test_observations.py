@@ -269,3 +269,14 @@ def test_twins_take_weights_of_sizes_that_are_told_as_late_as_the_data():
     for task in "ab":
         mean_squared_error = np.mean((model.predict(np.ones((1, 3)), verbose=0)[task] - 1) ** 2)
         assert history[f"{task}_loss"][0] == pytest.approx(mean_squared_error, rel=0.1)
+
+
+def test_a_missing_value_larger_than_signed_integers_hides_no_other():
+    likelihood = Gaussian(missing=2**63)
+    targets = np.array([0, 1, 2**63], "uint64")
+
+    @tf.function
+    def weights():
+        return Observations.of(likelihood, tf.zeros(3), targets, None, "float32").weights
+
+    np.testing.assert_array_equal(weights(), [1, 1, 0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_uncertainty_mtl import Categorical
+from keras_uncertainty_mtl import Categorical, UncertaintyWeighting
 from keras_uncertainty_mtl.ordering import after
 
 
@@ -56,3 +56,50 @@ def test_a_gradient_may_be_of_another_graph_than_the_loss(is_graph):
     outer = tf.function(gradients) if is_graph else gradients
     for expected, gradient in zip(gradients(loss), outer(of_graph), strict=True):
         np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_likelihoods_wait_for_the_raw_losses():
+    done = []
+
+    class Recorded(Categorical):
+        @staticmethod
+        def recorded(values, name, seconds=0.0):
+            def record(array):
+                time.sleep(seconds)
+                done.append(name)
+                return array
+
+            result = tf.numpy_function(record, [values], tf.float32, stateful=False)
+            return tf.ensure_shape(result, values.shape)
+
+        def loss(self, targets, predictions):
+            return self.recorded(super().loss(targets, predictions), "raw", 0.5)
+
+        def negative_log_likelihood(self, targets, predictions, log_variance):
+            # Of the temperature alone: predictions are there from the start.
+            return predictions[:, 0] * self.recorded(tf.exp(-log_variance), "likelihood")
+
+    weighting = UncertaintyWeighting({"kind": Recorded()})
+    logits, classes = tf.zeros((4, 3)), tf.constant([0, 2, 1, 1])
+    weighting({"kind": logits}, {"kind": classes})
+    done.clear()
+    tf.function(weighting.combined_loss)({"kind": logits}, {"kind": classes})
+    assert done == ["raw", "likelihood"]
+
+
+def test_the_mask_of_classes_waits_for_what_is_expected():
+    @tf.function
+    def gradient(logits):
+        classes = tf.constant([0, 2, 1, 1])
+        losses = Categorical().negative_log_likelihood(classes, logits, tf.constant(0.5))
+        return tf.gradients(losses, logits)[0]
+
+    graph = gradient.get_concrete_function(tf.TensorSpec((4, 3))).graph
+    (mask,) = (op for op in graph.get_operations() if op.type == "OneHot")
+    waited, unseen = set(), [mask]
+    while unseen:
+        op = unseen.pop()
+        waited.add(op.type)
+        unseen += [tensor.op for tensor in op.inputs] + op.control_inputs
+    # Classes have nothing to do with exponentials.
+    assert "Exp" in waited
