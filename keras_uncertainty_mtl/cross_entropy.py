@@ -46,9 +46,7 @@ def _of_tensorflow(logits: Tensor, classes: Tensor) -> Tensor:
     """For a class out of range NaN, or an error on a CPU without XLA."""
     import tensorflow as tf
 
-    # Directly, as Keras would copy all ids to 64 bits. Unsigned ones there is no kernel for.
-    if keras.backend.standardize_dtype(classes.dtype).startswith("uint"):
-        classes = ops.cast(classes, "int64")
+    # Directly, as Keras would copy all ids to 64 bits.
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
 
 
@@ -126,12 +124,11 @@ def _tempered(inverse_temperature: Tensor, logits: Tensor, targets: Tensor) -> t
         of_temperature = ops.expand_dims(upstream * (expected - of_class), -1)
         if inverse_temperature.shape[0] == 1:
             of_temperature = ops.sum(of_temperature, axis=0, keepdims=True)
-        # Both times the total at first, and a mask of truth values, for a one-hot tensor of floats
-        # takes four times the memory; and only when what is expected needs no memory any more.
+        # Probabilities and classes, both times the total at first; the classes only when what is
+        # expected needs no memory any more.
         of_total = ops.expand_dims(total, -1)
         classes = after(_class_ids(targets), expected)
-        is_class = ops.one_hot(classes, logits.shape[-1], dtype="bool")
-        difference = exponentials - where(is_class, of_total, 0.0)
+        difference = exponentials - of_total * _one_hot(classes, logits)
         weight = ops.expand_dims(upstream, -1) * inverse_temperature / of_total
         return of_temperature, difference * weight, None
 
@@ -155,16 +152,40 @@ def _shifted(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     # Where there are no elements, Keras has no maximum without an initial one.
     largest = ops.max(logits, axis=-1, keepdims=True, initial=-math.inf)
     shifted = logits - ops.stop_gradient(largest)
-    indices = ops.expand_dims(_class_ids(targets), -1)
-    of_class = ops.squeeze(ops.take_along_axis(shifted, indices, axis=-1), -1)
+    of_class = _logit_of_class(shifted, _class_ids(targets))
     return shifted, _nan_out_of_range(of_class, targets, logits.shape[-1])
+
+
+def _logit_of_class(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logit of each element's class."""
+    if keras.backend.backend() == "tensorflow" and ops.is_tensor(logits):
+        import tensorflow as tf
+
+        # Directly, as Keras would copy all ids to 64 bits.
+        return tf.gather(logits, classes, batch_dims=1)
+    indices = ops.expand_dims(classes, -1)
+    return ops.squeeze(ops.take_along_axis(logits, indices, axis=-1), -1)
+
+
+def _one_hot(classes: Tensor, logits: Tensor) -> Tensor:
+    """1 for the class of each element and 0 for the others, in the dtype of the logits."""
+    num_classes, dtype = logits.shape[-1], logits.dtype
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Directly, as Keras would copy all ids to 64 bits.
+        return tf.one_hot(classes, num_classes, dtype=dtype)
+    return ops.one_hot(classes, num_classes, dtype=dtype)
 
 
 def _widened(targets: Tensor) -> Tensor:
     """The targets in a dtype that holds the number of classes as well."""
     dtype = keras.backend.standardize_dtype(targets.dtype)
-    is_narrow = dtype in ("bool", "int8", "uint8", "int16", "uint16")
-    return ops.cast(targets, "int32") if is_narrow else targets
+    if dtype in ("bool", "int8", "uint8", "int16", "uint16"):
+        return ops.cast(targets, "int32")
+    # TensorFlow has no kernels of unsigned ids.
+    is_unsigned = keras.backend.backend() == "tensorflow" and dtype.startswith("uint")
+    return ops.cast(targets, "int64") if is_unsigned else targets
 
 
 def _class_ids(targets: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def test_likelihoods_wait_for_the_raw_losses():
     assert done == ["raw", "likelihood"]
 
 
-def test_the_mask_of_classes_waits_for_what_is_expected():
+def test_one_hot_classes_wait_for_what_is_expected():
     @tf.function
     def gradient(logits):
         classes = tf.constant([0, 2, 1, 1])
@@ -95,8 +95,8 @@ def test_the_mask_of_classes_waits_for_what_is_expected():
         return tf.gradients(losses, logits)[0]
 
     graph = gradient.get_concrete_function(tf.TensorSpec((4, 3))).graph
-    (mask,) = (op for op in graph.get_operations() if op.type == "OneHot")
-    waited, unseen = set(), [mask]
+    (one_hot,) = (op for op in graph.get_operations() if op.type == "OneHot")
+    waited, unseen = set(), [one_hot]
     while unseen:
         op = unseen.pop()
         waited.add(op.type)
