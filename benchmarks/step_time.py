@@ -33,6 +33,7 @@ PyTorch's, of which nothing is compiled.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import itertools
 import os
@@ -497,7 +498,7 @@ def large_network_rows(variant: str, rounds: int, **options: Any) -> Iterator[Ro
     """Steps of a network beside which the losses should not be noticed."""
     problem = convolutional_problem(3)
     # Convolutions vary by more than what is looked for, which more rounds bring out.
-    seconds = step_seconds({name: WAYS[name](problem, **options) for name in ENDS}, 5 * rounds)
+    seconds = step_seconds({name: WAYS[name](problem, **options) for name in ENDS}, 3 * rounds)
     for name, target in ((KERAS, None), (OURS, 1.03)):
         measured = "step, convolutional network, 3 tasks"
         yield Row.over(variant, measured, seconds, name, FLOOR, target)
@@ -591,7 +592,11 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any, **environmen
 def backend_rows(rounds: int, names_of: Mapping[int, Sequence[str]]) -> list[Row]:
     """The rows of so many tasks on whatever backend this process has."""
     backend = {"jax": "JAX", "torch": "PyTorch"}[keras.backend.backend()]
-    rows = (task_rows(backend, count, rounds, names) for count, names in names_of.items())
+    # The less a step takes, the more shows what else the machine does while Python calls it.
+    rows = (
+        task_rows(backend, count, 3 * rounds if count == 3 else rounds, names)
+        for count, names in names_of.items()
+    )
     return list(itertools.chain.from_iterable(rows))
 
 
@@ -844,6 +849,8 @@ def main() -> None:
     (arguments.results / f"{name}.md").write_text(text, encoding="utf-8")
     table.to_csv(arguments.results / f"{name}.csv", index=False)
     print(text)
+    # Or Python would look for garbage in all of it, for a quarter of a minute, before it ends.
+    gc.freeze()
 
 
 if __name__ == "__main__":
