@@ -5,14 +5,16 @@
     python -m benchmarks.step_time --profile
     KERAS_BACKEND=torch python -m benchmarks.step_time --profile --tasks 3
 
-The same network, data, optimizer and number of steps are trained in five ways: with Keras's own
-`compile(loss=…, loss_weights=…)`; as the floor, with one fused loss that knows nothing of tasks;
-with a layer that has one scalar weight a task, as the paper's author's example has it; as
-`MultiTaskModel`; and with the bare layer and `target_inputs`. The ways take turns within one
-process, so that the drift of the machine cancels; the table has the median of the rounds' ratios
-and their quartiles. Keras compiles a step with XLA where there is a GPU, and where there is none
-only when it is told to, so steps are measured both ways, as `jit_compile=False` and `True`. JAX
-always compiles; first steps, exports, half precision and PyTorch are measured without.
+The same network, data, optimizer and number of steps are trained in up to five ways: with Keras's
+own `compile(loss=…, loss_weights=…)`; as the floor, with one fused loss that knows nothing of
+tasks; with a layer that has one scalar weight a task, as the paper's author's example has it; as
+`MultiTaskModel`; and with the bare layer and `target_inputs`. Of 128 tasks it is Keras's losses and
+`MultiTaskModel` alone. The ways take turns within one process, so that the drift of the machine
+cancels; the table has the median of the ratios of `--rounds` rounds, each of several turns, and
+their quartiles; what varies most has three times as many. Keras compiles a step with XLA where
+there is a GPU, and where there is none only when it is told to, so steps are measured both ways, as
+`jit_compile=False` and `True`. JAX always compiles; the time a task, first steps, exports, half
+precision and PyTorch are measured without.
 
 Tasks are in turn a Gaussian, a Laplace and a Categorical one, Keras's losses being the mean
 squared error, the mean absolute error and the sparse cross-entropy from logits. Peak memory is by
@@ -26,8 +28,8 @@ Keras's cross-entropy of logits times a trainable factor, which is the exact lik
 report, and Keras's cross-entropy with an `ignore_class`.
 
 `--profile` takes one step apart: each part is a function that does no more than the network, then
-its loss too, then the gradients, then the whole step. With `KERAS_BACKEND=torch` it is one of
-PyTorch's, of which nothing is compiled.
+its loss too, then the gradients, then the whole step; and last what a step of `fit` takes. With
+`KERAS_BACKEND=torch` it is one of PyTorch's, of which nothing is compiled.
 """
 
 from __future__ import annotations
@@ -362,7 +364,7 @@ WAYS: dict[str, Callable[..., Way]] = {
 
 USUAL = [KERAS, FLOOR, SCALAR, OURS, LAYER]
 ENDS = [KERAS, FLOOR, OURS]
-# Of many tasks each way takes long to build; what a floor of them takes, `--parts` tells.
+# A way of many tasks takes long to build. `--parts` has floors of as many, run as ours are.
 MANY = [KERAS, OURS]
 REPORTS = [KERAS, REPORTING, OURS, LAYER]
 PARTS = [KERAS, QUICK, QUICK_REPORTING, SCALAR, UNREPORTED, OURS]
@@ -449,6 +451,8 @@ def step_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, np.ndarray]:
         # Keras would do so in the first step, and TensorFlow trace it twice.
         way.model.optimizer.build(way.model.trainable_variables)
         way.seconds(2)
+    # Or the models of earlier rows would be freed during the turns of these.
+    gc.collect()
     fastest = min(way.seconds(2) for way in ways.values())
     steps = max(1, min(round(TURN_SECONDS / fastest), 50))
     turns = {name: partial(way.seconds, steps) for name, way in ways.items()}
@@ -497,7 +501,7 @@ def scaling_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
 def large_network_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
     """Steps of a network beside which the losses should not be noticed."""
     problem = convolutional_problem(3)
-    # Convolutions vary by more than what is looked for, which more rounds bring out.
+    # Convolutions vary by more than the difference that is looked for.
     seconds = step_seconds({name: WAYS[name](problem, **options) for name in ENDS}, 3 * rounds)
     for name, target in ((KERAS, None), (OURS, 1.03)):
         measured = "step, convolutional network, 3 tasks"
@@ -592,7 +596,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any, **environmen
 def backend_rows(rounds: int, names_of: Mapping[int, Sequence[str]]) -> list[Row]:
     """The rows of so many tasks on whatever backend this process has."""
     backend = {"jax": "JAX", "torch": "PyTorch"}[keras.backend.backend()]
-    # The less a step takes, the more shows what else the machine does while Python calls it.
+    # Of a few calls from Python the times vary most, and building a few tasks takes the least.
     rows = (
         task_rows(backend, count, 3 * rounds if count == 3 else rounds, names)
         for count, names in names_of.items()
@@ -849,7 +853,7 @@ def main() -> None:
     (arguments.results / f"{name}.md").write_text(text, encoding="utf-8")
     table.to_csv(arguments.results / f"{name}.csv", index=False)
     print(text)
-    # Or Python would look for garbage in all of it, for a quarter of a minute, before it ends.
+    # Or Python would look for garbage in all these models, for a quarter of a minute, as it ends.
     gc.freeze()
 
 

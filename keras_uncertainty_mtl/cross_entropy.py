@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl.direct_ops import where
@@ -46,7 +47,7 @@ def _of_tensorflow(logits: Tensor, classes: Tensor) -> Tensor:
     """For a class out of range NaN, or an error on a CPU without XLA."""
     import tensorflow as tf
 
-    # Directly, as Keras would copy all ids to 64 bits.
+    # Directly, as Keras would copy all ids to 64 bits; here and below.
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
 
 
@@ -124,11 +125,12 @@ def _tempered(inverse_temperature: Tensor, logits: Tensor, targets: Tensor) -> t
         of_temperature = ops.expand_dims(upstream * (expected - of_class), -1)
         if inverse_temperature.shape[0] == 1:
             of_temperature = ops.sum(of_temperature, axis=0, keepdims=True)
-        # Probabilities and classes, both times the total at first; the classes only when what is
-        # expected needs no memory any more.
+        # Both times the total, by which the weight divides. One-hot classes are floats, which
+        # TensorFlow multiplies and subtracts in place, and wait until what is expected is known,
+        # whose products need no memory any more.
         of_total = ops.expand_dims(total, -1)
         classes = after(_class_ids(targets), expected)
-        difference = exponentials - of_total * _one_hot(classes, logits)
+        difference = exponentials - of_total * _one_hot(classes, exponentials)
         weight = ops.expand_dims(upstream, -1) * inverse_temperature / of_total
         return of_temperature, difference * weight, None
 
@@ -152,40 +154,42 @@ def _shifted(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     # Where there are no elements, Keras has no maximum without an initial one.
     largest = ops.max(logits, axis=-1, keepdims=True, initial=-math.inf)
     shifted = logits - ops.stop_gradient(largest)
-    of_class = _logit_of_class(shifted, _class_ids(targets))
+    of_class = _logit_of_class(_class_ids(targets), shifted)
     return shifted, _nan_out_of_range(of_class, targets, logits.shape[-1])
 
 
-def _logit_of_class(logits: Tensor, classes: Tensor) -> Tensor:
+def _logit_of_class(classes: Tensor, logits: Tensor) -> Tensor:
     """The logit of each element's class."""
-    if keras.backend.backend() == "tensorflow" and ops.is_tensor(logits):
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # Directly, as Keras would copy all ids to 64 bits.
+        # On a GPU the place of a logit is counted in the dtype of the ids.
+        size = logits.shape.num_elements()
+        if size is None or size > np.iinfo("int32").max:
+            classes = ops.cast(classes, "int64")
         return tf.gather(logits, classes, batch_dims=1)
     indices = ops.expand_dims(classes, -1)
     return ops.squeeze(ops.take_along_axis(logits, indices, axis=-1), -1)
 
 
-def _one_hot(classes: Tensor, logits: Tensor) -> Tensor:
-    """1 for the class of each element and 0 for the others, in the dtype of the logits."""
-    num_classes, dtype = logits.shape[-1], logits.dtype
+def _one_hot(classes: Tensor, like: Tensor) -> Tensor:
+    """1 for the class of each element and 0 for the others, of the shape and dtype of a tensor."""
+    num_classes, dtype = like.shape[-1], like.dtype
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # Directly, as Keras would copy all ids to 64 bits.
         return tf.one_hot(classes, num_classes, dtype=dtype)
     return ops.one_hot(classes, num_classes, dtype=dtype)
 
 
 def _widened(targets: Tensor) -> Tensor:
-    """The targets in a dtype that holds the number of classes as well."""
+    """The targets in a dtype that holds the number of classes, and that there are kernels for."""
     dtype = keras.backend.standardize_dtype(targets.dtype)
     if dtype in ("bool", "int8", "uint8", "int16", "uint16"):
         return ops.cast(targets, "int32")
-    # TensorFlow has no kernels of unsigned ids.
-    is_unsigned = keras.backend.backend() == "tensorflow" and dtype.startswith("uint")
-    return ops.cast(targets, "int64") if is_unsigned else targets
+    if keras.backend.backend() == "tensorflow" and dtype.startswith("uint"):
+        return ops.cast(targets, "int64")
+    return targets
 
 
 def _class_ids(targets: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def test_a_class_out_of_range_is_nan_or_an_error(wrong, dtype, approximate):
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "uint32"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32"])
 @pytest.mark.parametrize("num_classes", [256, 300])
 def test_integers_of_any_kind_are_ids_of_many_classes(
     num_classes, dtype, approximate, value_and_gradients
@@ -135,11 +135,20 @@ def test_there_may_be_a_temperature_for_each_class(value_and_gradients):
 
 @pytest.mark.parametrize("approximate", [False, True])
 @pytest.mark.parametrize("shape", [(0,), (2, 0)])
-def test_no_elements_have_no_loss(shape, approximate):
+def test_no_elements_have_no_loss(shape, approximate, value_and_gradients):
     likelihood = Categorical(approximate=approximate)
-    targets, logits = ops.zeros(shape, "int32"), ops.zeros((*shape, 5))
-    assert likelihood.loss(targets, logits).shape == shape
-    assert likelihood.negative_log_likelihood(targets, logits, 0.5).shape == shape
+    targets = ops.zeros(shape, "int32")
+    logits, s = keras.Variable(np.zeros((*shape, 5), "float32")), keras.Variable(0.5)
+    assert likelihood.loss(targets, logits.value).shape == shape
+
+    def loss():
+        losses = likelihood.negative_log_likelihood(targets, logits.value, s.value)
+        assert losses.shape == shape
+        return ops.sum(losses)
+
+    value, (of_logits, of_s) = value_and_gradients(loss, [logits, s])
+    assert value == of_s == 0
+    assert of_logits.shape == logits.shape
 
 
 @pytest.mark.parametrize("approximate", [False, True])

@@ -759,7 +759,7 @@ MODES = {
         *(("exact", 255, "uint8"), ("exact", -1, "int8"), ("exact", 2**32 - 1, "uint32")),
         *(("exact", -1, "float32"), ("exact", 3, "float32"), ("exact", NAN, "float32")),
         # These are 1 to whoever keeps their last 32 bits.
-        *(("exact", 2**32 + 1, "int64"), ("exact", 2**32 + 1, "float64")),
+        *(("exact", 2**32 + 1, dtype) for dtype in ("int64", "uint64", "float64")),
     ],
 )
 def test_class_out_of_range_is_an_error_or_nan(form, wrong, dtype, mode):
@@ -1192,6 +1192,15 @@ def test_shapes_that_turn_out_not_to_fit(sizes, known):
     batch = [np.ones((4, size)) for size in sizes]
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
         loss(*batch)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_class_ids_that_turn_out_to_be_more_than_the_logits(approximate):
+    likelihood = Categorical(approximate=approximate)
+    signature = [tf.TensorSpec((None,), "int32"), tf.TensorSpec((None, 3))]
+    loss = tf.function(likelihood.loss, input_signature=signature)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        loss(np.zeros(4, "int32"), np.zeros((1, 3), "float32"))
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (4,), (4, 5, 1)])

@@ -101,5 +101,24 @@ def test_one_hot_classes_wait_for_what_is_expected():
         op = unseen.pop()
         waited.add(op.type)
         unseen += [tensor.op for tensor in op.inputs] + op.control_inputs
-    # Classes have nothing to do with exponentials.
-    assert "Exp" in waited
+    # Classes have nothing to do with the division by which what is expected ends.
+    assert "RealDiv" in waited
+
+
+@pytest.mark.parametrize("form", ["raw", "exact", "approximate"])
+def test_class_ids_are_neither_widened_nor_made_a_mask_of_the_logits(form):
+    likelihood = Categorical(approximate=form == "approximate")
+
+    @tf.function
+    def losses_and_gradient(logits, classes):
+        if form == "raw":
+            losses = likelihood.loss(classes, logits)
+        else:
+            losses = likelihood.negative_log_likelihood(classes, logits, tf.constant(0.5))
+        return losses, tf.gradients(losses, logits)[0]
+
+    specs = tf.TensorSpec((4, 3)), tf.TensorSpec((4,), tf.int32)
+    graph = losses_and_gradient.get_concrete_function(*specs).graph
+    tensors = [tensor for op in graph.get_operations() for tensor in op.outputs]
+    assert not [t for t in tensors if t.dtype == tf.int64 and t.shape == (4,)]
+    assert not [t for t in tensors if t.dtype == tf.bool and t.shape == (4, 3)]
