@@ -451,8 +451,6 @@ def step_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, np.ndarray]:
         # Keras would do so in the first step, and TensorFlow trace it twice.
         way.model.optimizer.build(way.model.trainable_variables)
         way.seconds(2)
-    # Or the models of earlier rows would be freed during the turns of these.
-    gc.collect()
     fastest = min(way.seconds(2) for way in ways.values())
     steps = max(1, min(round(TURN_SECONDS / fastest), 50))
     turns = {name: partial(way.seconds, steps) for name, way in ways.items()}
