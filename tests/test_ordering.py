@@ -122,3 +122,13 @@ def test_class_ids_are_neither_widened_nor_made_a_mask_of_the_logits(form):
     tensors = [tensor for op in graph.get_operations() for tensor in op.outputs]
     assert not [t for t in tensors if t.dtype == tf.int64 and t.shape == (4,)]
     assert not [t for t in tensors if t.dtype == tf.bool and t.shape == (4, 3)]
+
+
+# As many logits as 32 bits do not count, or may not.
+@pytest.mark.parametrize("elements", [2**30, None])
+def test_the_places_of_many_logits_are_counted_in_64_bits(elements):
+    loss = tf.function(Categorical().loss)
+    specs = tf.TensorSpec((elements,), tf.int32), tf.TensorSpec((elements, 3))
+    graph = loss.get_concrete_function(*specs).graph
+    (gather,) = (op for op in graph.get_operations() if op.type == "GatherV2")
+    assert gather.inputs[1].dtype == tf.int64
