@@ -179,8 +179,8 @@ class _TaskSums(keras.metrics.Metric):
         if self._grid is not None:
             return _polynomial_minimum(self.grid, means)
         likelihood = self._likelihood
-        losses = ops.convert_to_tensor(np.where(means > 0, means, np.nan))
-        return ops.convert_to_numpy(closed_form_optimum(losses, likelihood.scale, likelihood.power))
+        losses = np.where(means > 0, means, np.nan)
+        return closed_form_optimum(losses, likelihood.scale, likelihood.power)
 
     @property
     def grid(self) -> Any:

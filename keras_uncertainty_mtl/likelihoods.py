@@ -17,7 +17,6 @@ from keras_uncertainty_mtl.cross_entropy import (
     sparse_cross_entropy,
     tempered_cross_entropy,
 )
-from keras_uncertainty_mtl.direct_ops import log
 from keras_uncertainty_mtl.shapes import Shape, check_tensor, match_shape
 
 Tensor = Any
@@ -691,18 +690,18 @@ class Gibbs(Likelihood):
         return {"loss": loss, **super().get_config()}
 
 
-def closed_form_optimum(mean_loss: Tensor, scale: Any, power: Any) -> Tensor:
+def closed_form_optimum(mean_loss: Any, scale: Any, power: Any) -> Any:
     """The log-variance at which `scale · exp(-power · s) · mean_loss + ½ · s` is smallest.
 
     Args:
-        mean_loss: Tensor of positive mean losses.
-        scale: The `scale` of a likelihood, or a tensor of them.
-        power: The `power` of a likelihood, or a tensor of them.
+        mean_loss: A positive mean loss, or an array of them.
+        scale: The `scale` of a likelihood, or an array of them.
+        power: The `power` of a likelihood, or an array of them.
 
     Returns:
-        Tensor of the shape of `mean_loss`.
+        A number, or an array of them.
     """
-    return log(2.0 * scale * power * mean_loss) / power
+    return np.log(2.0 * scale * power * mean_loss) / power
 
 
 def get(identifier: Any) -> Likelihood:

@@ -18,6 +18,7 @@ from keras_uncertainty_mtl.direct_ops import (
     constant,
     divide_no_nan,
     exp,
+    log,
     reduce_sum,
     relu,
     sign,
@@ -60,18 +61,19 @@ class _Constants(NamedTuple):
 
     A mean loss `L` counts as `loss_weight · (factor · exp(exponent · s) · L + half · s)`, with
     `factor = 1`, `exponent = half = 0` where σ does more than multiply it, and `L` is the mean
-    negative log-likelihood already. The closed form, where there is one, follows from `scale` and
-    `power`, which are 1 elsewhere. The last two are 1 for what they say, and else 0.
+    negative log-likelihood already. The closed form of a log-variance is `log(L) / power + offset`,
+    followed where `0 < L < limit`, and as far from it as `band` it may be. What has none has a
+    limit of 0, and a band without end.
     """
 
     loss_weight: Any
     factor: Any
     exponent: Any
     half: Any
-    scale: Any
     power: Any
-    has_closed_form: Any
-    is_given: Any
+    offset: Any
+    limit: Any
+    band: Any
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -188,25 +190,28 @@ class UncertaintyWeighting(keras.layers.Layer):
         has_closed_form = self._each_entry(
             likelihood.has_closed_form for likelihood in self.tasks.values()
         ).astype(bool)
-        # What has no closed form starts at its σ, whether that is given or not.
-        is_given = has_closed_form & np.array([start is not None for start in initial])
-        self._any_closed_form, self._any_given = bool(has_closed_form.any()), bool(is_given.any())
+        self._any_closed_form = bool(has_closed_form.any())
+        scale = np.where(has_closed_form, self._scale, 0.5)
+        power = np.where(has_closed_form, self._power, 1.0)
         constants = _Constants(
             loss_weight=self._loss_weight,
             factor=np.where(multiplies, self._scale, 1.0),
             exponent=np.where(multiplies, -self._power, 0.0),
             half=np.where(multiplies, 0.5, 0.0),
-            scale=np.where(has_closed_form, self._scale, 1.0),
-            power=np.where(has_closed_form, self._power, 1.0),
-            has_closed_form=has_closed_form,
-            is_given=is_given,
+            power=power,
+            offset=closed_form_optimum(1.0, scale, power),
+            limit=np.where(has_closed_form, math.inf, 0.0),
+            band=np.where(has_closed_form, BAND, math.inf),
         )
         self._constants = constant(np.stack(constants).astype(self._loss_dtype))
         starts = np.array([start or 0.0 for start in initial])
-        # What the weight adds to, a running mean of the losses, one of its closed form, and whether
-        # these have started: one variable, as each costs every step some microseconds.
+        # The first batch is all that is known, or is weighed by the σ that is given.
+        rates = np.array([1.0 if start is None else 0.0 for start in initial])
+        # What the weight adds to, a running mean of the losses, one of its closed form, and what
+        # the next batch counts for in these: one variable, as each costs every step some
+        # microseconds.
         self.state = _replica_local_variable(
-            "state", self._state_at(starts, np.zeros_like(starts)), self._loss_dtype
+            "state", self._state_at(starts, rates), self._loss_dtype
         )
         self._heteroscedastic = any(
             likelihood.heteroscedastic for likelihood in self.tasks.values()
@@ -429,7 +434,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         """
         values = np.concatenate([np.ravel(log_variances[task]) for task in self.tasks])
         for variable, new in (
-            (self.state, self._state_at(values, np.ones_like(values))),
+            (self.state, self._state_at(values, np.full_like(values, RUNNING_RATE))),
             (self.log_variance, np.zeros_like(values)),
         ):
             variable.assign(np.where(np.isnan(values), variable.numpy(), new))
@@ -474,71 +479,65 @@ class UncertaintyWeighting(keras.layers.Layer):
         initial, mean_loss, lagging, _ = ops.unstack(_snapshot(self.state))
         log_variance = trained = initial + STEP_SCALE * ops.stop_gradient(weight)
         constants = self._each_constant()
-        fixed = constants.has_closed_form > 0
+        fixed = constants.limit > 0
         if self._any_closed_form:
-            running = closed_form_optimum(mean_loss, constants.scale, constants.power)
-            near = self._near_closed_form(trained, running, lagging)
-            log_variance = where(fixed, near, trained)
+            running = _closed_form(mean_loss, constants)
+            log_variance = self._near_closed_form(trained, running, lagging, constants)
             if self.update == "trained":
                 # Only what is not where the optimizer has put it.
-                fixed = fixed & (near != trained)
+                fixed = log_variance != trained
         return custom_gradient(_bounded)(weight, log_variance, fixed)
 
     def _each_constant(self) -> _Constants:
         return _Constants(*ops.unstack(ops.convert_to_tensor(self._constants)))
 
-    def _state_at(self, log_variances: np.ndarray, started: np.ndarray) -> np.ndarray:
+    def _state_at(self, log_variances: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """The state where these log-variances are the optimum."""
         constants = _Constants(*ops.convert_to_numpy(self._constants))
-        optimal = np.exp(constants.power * log_variances)
-        optimal /= 2.0 * constants.scale * constants.power
         # A power of a σ that is allowed may be more than what the dtype holds.
         representable = np.finfo(self._loss_dtype)
-        mean_losses = np.clip(optimal, representable.tiny, representable.max)
-        return np.stack([log_variances, mean_losses, log_variances, started])
+        mean_losses = np.exp(constants.power * (log_variances - constants.offset))
+        mean_losses = np.clip(mean_losses, representable.tiny, representable.max)
+        return np.stack([log_variances, mean_losses, log_variances, rates])
 
-    def _near_closed_form(self, log_variance: Tensor, running: Tensor, lagging: Tensor) -> Tensor:
+    def _near_closed_form(
+        self, log_variance: Tensor, running: Tensor, lagging: Tensor, constants: _Constants
+    ) -> Tensor:
         """The nearest to log-variances that is no further from the closed form than it may be."""
         if self.update == "closed_form":
-            return running
+            return where(constants.limit > 0, running, log_variance)
         # Brown's smoothing: what a mean lags behind errors that fall, its mean lags once more.
         expected = running - relu(lagging - running)
-        return clip(log_variance, expected - BAND, expected + BAND)
+        return clip(log_variance, expected - constants.band, expected + constants.band)
 
     def _follow(self, means: Tensor, constants: _Constants, training: bool) -> Tensor:
         """The log-variances, once those that have a closed form have followed it to this batch."""
         if not (training and self.trainable and self._any_closed_form):
             return self._current_log_variance()
         weight = ops.convert_to_tensor(self.log_variance)
-        initial, mean_loss, lagging, started = ops.unstack(_snapshot(self.state))
+        initial, mean_loss, lagging, next_rate = ops.unstack(_snapshot(self.state))
         # It may be beyond the bound.
         log_variance = initial + STEP_SCALE * ops.stop_gradient(weight)
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
         means = ops.stop_gradient(means)
-        follows = (constants.has_closed_form * means > 0) & (means < math.inf)
-        starts = follows & (started == 0)
-
-        def smoothed(mean: Tensor, value: Tensor, start: Tensor) -> Tensor:
-            later = mean + RUNNING_RATE * (value - mean)
-            return where(follows, where(starts, start, later), mean)
-
-        start, starts_at_optimum = means, starts
-        if self._any_given:
-            start = where(constants.is_given > 0, mean_loss, means)
-            starts_at_optimum = starts & (constants.is_given == 0)
-        mean_loss = smoothed(mean_loss, means, start)
-        running = closed_form_optimum(mean_loss, constants.scale, constants.power)
-        lagging = smoothed(lagging, running, running)
+        follows = (means > 0) & (means < constants.limit)
+        rate = where(follows, next_rate, 0.0)
+        # As a weighted mean, because a difference to a first batch could lose all of its digits.
+        kept = 1.0 - rate
+        mean_loss = kept * mean_loss + rate * where(follows, means, 0.0)
+        running = _closed_form(mean_loss, constants)
+        lagging = kept * lagging + rate * running
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
-        at_optimum = starts_at_optimum if self.update == "trained" else follows
+        at_optimum = rate == 1 if self.update == "trained" else follows
 
-        near = self._near_closed_form(where(at_optimum, running, log_variance), running, lagging)
-        step = constants.has_closed_form * (near - log_variance)
-        started = where(follows, 1.0, started)
-        self.state.assign(stack([initial + step, mean_loss, lagging, started]))
-        return custom_gradient(_bounded)(weight, log_variance + step, at_optimum)
+        start = where(at_optimum, running, log_variance)
+        followed = self._near_closed_form(start, running, lagging, constants)
+        initial = initial + (followed - log_variance)
+        next_rate = where(follows, RUNNING_RATE, next_rate)
+        self.state.assign(stack([initial, mean_loss, lagging, next_rate]))
+        return custom_gradient(_bounded)(weight, followed, at_optimum)
 
     def _task_sigmas(self, log_variance: Tensor) -> Tensor:
         """One σ for each task: the root mean square over its channels."""
@@ -674,6 +673,10 @@ def _bounded(weight: Tensor, log_variance: Tensor, fixed: Tensor) -> tuple[Tenso
         return where(points_out | fixed, 0.0, damped), None, None
 
     return clip(log_variance, -BOUND, BOUND), gradient
+
+
+def _closed_form(mean_loss: Tensor, constants: _Constants) -> Tensor:
+    return log(mean_loss) / constants.power + constants.offset
 
 
 def _are_tensors(predictions: Any) -> bool:
