@@ -61,9 +61,9 @@ class _Constants(NamedTuple):
 
     A mean loss `L` counts as `loss_weight · (factor · exp(exponent · s) · L + half · s)`, with
     `factor = 1`, `exponent = half = 0` where σ does more than multiply it, and `L` is the mean
-    negative log-likelihood already. The closed form of a log-variance is `log(L) / power + offset`,
-    followed where `0 < L < limit`, and as far from it as `band` it may be. What has none has a
-    limit of 0, and a band without end.
+    negative log-likelihood already. A closed form, which `power` and `offset` tell, is followed
+    where `0 < L < limit`, and no further from it than `band` a log-variance may be. One that has
+    none has a limit of 0 and an infinite band.
     """
 
     loss_weight: Any
@@ -74,6 +74,10 @@ class _Constants(NamedTuple):
     offset: Any
     limit: Any
     band: Any
+
+    def closed_form(self, mean_loss: Tensor) -> Tensor:
+        """The optimum of each log-variance."""
+        return log(mean_loss) / self.power + self.offset
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -481,7 +485,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         constants = self._each_constant()
         fixed = constants.limit > 0
         if self._any_closed_form:
-            running = _closed_form(mean_loss, constants)
+            running = constants.closed_form(mean_loss)
             log_variance = self._near_closed_form(trained, running, lagging, constants)
             if self.update == "trained":
                 # Only what is not where the optimizer has put it.
@@ -526,7 +530,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         # As a weighted mean, because a difference to a first batch could lose all of its digits.
         kept = 1.0 - rate
         mean_loss = kept * mean_loss + rate * where(follows, means, 0.0)
-        running = _closed_form(mean_loss, constants)
+        running = constants.closed_form(mean_loss)
         lagging = kept * lagging + rate * running
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
@@ -673,10 +677,6 @@ def _bounded(weight: Tensor, log_variance: Tensor, fixed: Tensor) -> tuple[Tenso
         return where(points_out | fixed, 0.0, damped), None, None
 
     return clip(log_variance, -BOUND, BOUND), gradient
-
-
-def _closed_form(mean_loss: Tensor, constants: _Constants) -> Tensor:
-    return log(mean_loss) / constants.power + constants.offset
 
 
 def _are_tensors(predictions: Any) -> bool:
