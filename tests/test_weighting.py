@@ -628,6 +628,21 @@ class TestClosedForm:
         assert number == 0
         assert classes != 0
 
+    def test_what_has_none_is_where_the_weight_has_it(self):
+        layer = UncertaintyWeighting(
+            {"number": Gaussian(), "class": Categorical(initial_sigma=0.3)}, update="trained"
+        )
+        predictions = {"number": np.ones((4, 1)), "class": np.ones((4, 3))}
+        targets = {"number": np.zeros((4, 1)), "class": np.arange(4) % 3}
+        layer(predictions)
+        before = layer.sigmas()["class"]
+        for weight in np.random.default_rng(0).normal(size=300):
+            layer.log_variance.assign([0.0, weight])
+            layer.combined_loss(predictions, targets, training=True)
+        # Not a rounding error of each batch further.
+        layer.log_variance.assign([0.0, 0.0])
+        assert layer.sigmas()["class"] == before
+
 
 def test_config_makes_the_same_layer():
     layer = UncertaintyWeighting(
