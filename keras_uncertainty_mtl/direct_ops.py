@@ -18,10 +18,12 @@ from keras import ops
 Tensor = Any
 
 _functions: Any = ops
+stop_gradient, unstack = ops.stop_gradient, ops.unstack
 if keras.backend.backend() == "torch":
     import torch
 
     _functions = torch
+    stop_gradient, unstack = torch.detach, torch.unbind
 
 clip, exp, log, relu, sign = (
     _functions.clip,
@@ -55,7 +57,7 @@ def divide_no_nan(numerator: Tensor, denominator: Tensor) -> Tensor:
     if keras.backend.backend() != "torch":
         return ops.divide_no_nan(numerator, denominator)
     is_zero = denominator == 0
-    return where(is_zero, 0.0, numerator) / where(is_zero, 1.0, denominator)
+    return numerator.masked_fill(is_zero, 0.0) / denominator.masked_fill(is_zero, 1.0)
 
 
 def cast(tensor: Tensor, dtype: str) -> Tensor:

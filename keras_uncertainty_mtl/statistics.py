@@ -7,7 +7,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_uncertainty_mtl.direct_ops import cast, divide_no_nan, full, stack
+from keras_uncertainty_mtl.direct_ops import (
+    cast,
+    divide_no_nan,
+    full,
+    stack,
+    stop_gradient,
+    unstack,
+)
 
 Tensor = Any
 
@@ -32,13 +39,13 @@ class MeanLoss(keras.metrics.Metric):
             loss: Scalar tensor, the mean loss of the batch.
             sample_weight: The number of samples of the batch.
         """
-        loss = cast(ops.stop_gradient(loss), self.dtype)
+        loss = cast(stop_gradient(loss), self.dtype)
         count = full((), sample_weight, loss)
         self._sums.assign_add(stack([count * loss, count]))
 
     def result(self) -> Tensor:
         """The mean of all batches, 0 if there are none."""
-        return divide_no_nan(*ops.unstack(ops.convert_to_tensor(self._sums)))
+        return divide_no_nan(*unstack(ops.convert_to_tensor(self._sums)))
 
 
 class TaskStatistics(keras.metrics.Metric):
@@ -72,9 +79,9 @@ class TaskStatistics(keras.metrics.Metric):
         """
         if not self._has_batches:
             self._has_batches = True
-        sums = ops.stop_gradient(stack([losses, weights]))
+        sums = stop_gradient(stack([losses, weights]))
         self._sums.assign_add(cast(sums, self.dtype))
-        self._sigmas.assign(cast(ops.stop_gradient(sigmas), self.dtype))
+        self._sigmas.assign(cast(stop_gradient(sigmas), self.dtype))
 
     def result(self) -> dict[str, Tensor]:
         """The tasks' mean raw losses, 0 for a task that was not observed, and their last σ.
@@ -83,12 +90,10 @@ class TaskStatistics(keras.metrics.Metric):
         """
         if not self._has_batches:
             return {}
-        losses, weights = ops.unstack(ops.convert_to_tensor(self._sums), axis=0)
+        losses, weights = unstack(ops.convert_to_tensor(self._sums))
         results = {"loss": divide_no_nan(losses, weights), "sigma": self._sigmas}
         return {
             f"{task}_{name}": value
             for name, values in results.items()
-            for task, value in zip(
-                self._tasks, ops.unstack(ops.convert_to_tensor(values)), strict=True
-            )
+            for task, value in zip(self._tasks, unstack(ops.convert_to_tensor(values)), strict=True)
         }

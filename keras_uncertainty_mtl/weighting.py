@@ -23,6 +23,8 @@ from keras_uncertainty_mtl.direct_ops import (
     relu,
     sign,
     stack,
+    stop_gradient,
+    unstack,
     where,
     zeros_like,
 )
@@ -480,8 +482,8 @@ class UncertaintyWeighting(keras.layers.Layer):
                 "with it."
             )
         weight = ops.convert_to_tensor(self.log_variance)
-        initial, mean_loss, lagging, _ = ops.unstack(_snapshot(self.state))
-        log_variance = trained = initial + STEP_SCALE * ops.stop_gradient(weight)
+        initial, mean_loss, lagging, _ = unstack(_snapshot(self.state))
+        log_variance = trained = initial + STEP_SCALE * stop_gradient(weight)
         constants = self._each_constant()
         fixed = constants.limit > 0
         if self._any_closed_form:
@@ -493,7 +495,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         return custom_gradient(_bounded)(weight, log_variance, fixed)
 
     def _each_constant(self) -> _Constants:
-        return _Constants(*ops.unstack(ops.convert_to_tensor(self._constants)))
+        return _Constants(*unstack(ops.convert_to_tensor(self._constants)))
 
     def _state_at(self, log_variances: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """The state where these log-variances are the optimum."""
@@ -519,12 +521,12 @@ class UncertaintyWeighting(keras.layers.Layer):
         if not (training and self.trainable and self._any_closed_form):
             return self._current_log_variance()
         weight = ops.convert_to_tensor(self.log_variance)
-        initial, mean_loss, lagging, next_rate = ops.unstack(_snapshot(self.state))
+        initial, mean_loss, lagging, next_rate = unstack(_snapshot(self.state))
         # It may be beyond the bound.
-        log_variance = initial + STEP_SCALE * ops.stop_gradient(weight)
+        log_variance = initial + STEP_SCALE * stop_gradient(weight)
         # A batch that is not observed has no error, one that is perfect says nothing of it, and one
         # that overflows may be left out by the optimizer, as in mixed precision.
-        means = ops.stop_gradient(means)
+        means = stop_gradient(means)
         follows = (means > 0) & (means < constants.limit)
         rate = where(follows, next_rate, 0.0)
         # As a weighted mean, because a difference to a first batch could lose all of its digits.

@@ -17,6 +17,8 @@ from keras_uncertainty_mtl.direct_ops import (
     relu,
     sign,
     stack,
+    stop_gradient,
+    unstack,
     where,
     zeros_like,
 )
@@ -32,11 +34,23 @@ VALUES = np.array([-np.inf, -2.0, 0.0, 0.5, 3.0, np.inf, np.nan], "float32")
         (log, np.log),
         (relu, lambda values: np.maximum(values, 0)),
         (zeros_like, np.zeros_like),
+        (stop_gradient, np.copy),
+        (lambda values: unstack(values)[3], lambda values: values[3]),
         (lambda values: clip(values, -1.0, 1.0), lambda values: np.clip(values, -1, 1)),
         (lambda values: where(values > 1, values, 0.25), lambda v: np.where(v > 1, v, 0.25)),
         (lambda values: where(values > 1, 0.25, values), lambda v: np.where(v > 1, 0.25, v)),
     ],
-    ids=["exp", "log", "relu", "zeros_like", "clip", "where-else", "where-then"],
+    ids=[
+        "exp",
+        "log",
+        "relu",
+        "zeros_like",
+        "stop_gradient",
+        "unstack",
+        "clip",
+        "where-else",
+        "where-then",
+    ],
 )
 def test_operations_are_those_of_numpy(operation, expected):
     result = ops.convert_to_numpy(operation(ops.convert_to_tensor(VALUES)))
