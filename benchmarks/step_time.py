@@ -48,7 +48,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
-from functools import cached_property, partial
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -104,18 +104,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Way:
-    """A compiled model, and the batch in the structure that it takes."""
+    """A compiled model, and the batch in the structure that it takes, without end."""
 
     model: keras.Model
-    batch: Any
-
-    @cached_property
-    def data(self) -> Any:
-        """The batch again and again."""
-        if keras.backend.backend() == "tensorflow":
-            return tf.data.Dataset.from_tensors(self.batch).repeat()
-        # Other backends would wait for TensorFlow in every step.
-        return (self.batch for _ in itertools.count())
+    data: Any
 
     def seconds(self, steps: int) -> float:
         """The time of one step of `fit`, after the first of its epoch, which makes the iterator."""
@@ -667,7 +659,7 @@ def profile(tasks: int, rounds: int) -> Iterator[list[str]]:
         for name in (KERAS, FLOOR, OURS):
             way = WAYS[name](problem, jit_compile=jit_compile)
             way.seconds(1)
-            batch = keras.tree.map_structure(ops.convert_to_tensor, way.batch)
+            batch = keras.tree.map_structure(ops.convert_to_tensor, next(iter(way.data)))
             for part, function in _parts(way.model).items():
                 graphs[name, part] = ["", "", ""]
                 if is_compiled:
@@ -770,7 +762,7 @@ def _keras_loss(likelihood: Likelihood) -> Any:
 
 def _with_targets(problem: Problem, model: keras.Model, options: dict[str, Any]) -> Way:
     model.compile("adam", **options)
-    return Way(model, (problem.x, problem.y))
+    return Way(model, _endless((problem.x, problem.y)))
 
 
 def _with_target_inputs(
@@ -780,7 +772,14 @@ def _with_target_inputs(
     model = keras.Model({source.name: source, **{t.name: t for t in targets.values()}}, outputs)
     model.compile("adam", **options)
     data = {source.name: problem.x, **{targets[task].name: y for task, y in problem.y.items()}}
-    return Way(model, (data,))
+    return Way(model, _endless((data,)))
+
+
+def _endless(batch: Any) -> Any:
+    if keras.backend.backend() == "tensorflow":
+        return tf.data.Dataset.from_tensors(batch).repeat()
+    # Other backends would wait for TensorFlow in every step.
+    return (batch for _ in itertools.count())
 
 
 def _seconds(function: Callable[[Any], Any], argument: Any, calls: int) -> float:
