@@ -19,7 +19,7 @@ precision and PyTorch are measured without.
 Tasks are in turn a Gaussian, a Laplace and a Categorical one, Keras's losses being the mean
 squared error, the mean absolute error and the sparse cross-entropy from logits. Peak memory is by
 how much the resident set of a process that has run nothing yet grows at most, from the moment
-before the first step: the median of three processes.
+before the first step: the least of four processes.
 
 `--parts` tells instead what the costs are made of, by further ways. For steps: ours with σ fixed
 and nothing reported; and the floor that reports as many numbers, in a stock `keras.Model` as the
@@ -44,10 +44,11 @@ import re
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -78,6 +79,7 @@ Name = TypeVar("Name", bound=Hashable)
 # shorter the turns, the more alike the machine is to all of them.
 TURN_SECONDS = 0.02
 TURNS_OF_A_ROUND = 3
+PEAKS = 4
 FEATURES = 32
 BATCH_SIZE = 32
 CLASSES = 5
@@ -458,10 +460,11 @@ def step_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, np.ndarray]:
         # Keras would do so in the first step, and TensorFlow trace it twice.
         way.model.optimizer.build(way.model.trainable_variables)
         way.seconds(2)
-    fastest = min(way.seconds(2) for way in ways.values())
-    steps = max(1, min(round(TURN_SECONDS / fastest), 50))
-    turns = {name: partial(way.seconds, steps) for name, way in ways.items()}
-    return alternate(turns, TURNS_OF_A_ROUND * rounds)
+    with _alone():
+        fastest = min(way.seconds(2) for way in ways.values())
+        steps = max(1, min(round(TURN_SECONDS / fastest), 50))
+        turns = {name: partial(way.seconds, steps) for name, way in ways.items()}
+        return alternate(turns, TURNS_OF_A_ROUND * rounds)
 
 
 def task_rows(
@@ -479,13 +482,6 @@ def task_rows(
         yield Row.over(variant, measured, seconds, REPORTING, OURS)
     if LAYER in names:
         yield Row.over(variant, measured, seconds, LAYER, OURS, 1.05)
-
-
-def small_network_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
-    """Steps of a small network with few tasks and with many."""
-    yield from task_rows(variant, 3, rounds, USUAL, **options)
-    yield from task_rows(variant, 30, rounds, USUAL, **options)
-    yield from task_rows(variant, 128, rounds, MANY, **options)
 
 
 def scaling_rows(variant: str, rounds: int, **options: Any) -> Iterator[Row]:
@@ -534,13 +530,15 @@ def pixel_rows(
     """Time and memory of a class for each of a million pixels, of one way over another."""
     names = list(dict.fromkeys(name for *pair, _ in pairs for name in pair))
     seconds = step_seconds({name: pixel_way(name, **options) for name in names}, rounds)
-    arguments = [(name, options) for name in names for _ in range(3)]
+    arguments = [(name, options) for name in names for _ in range(PEAKS)]
     # Forks of a process that has imported all, but not yet run anything, start at once.
     context = get_context("forkserver")
     context.set_forkserver_preload([__spec__.name])
     with context.Pool(os.cpu_count(), maxtasksperchild=1) as pool:
         peaks = pool.starmap(peak_megabytes, arguments, chunksize=1)
-    megabytes = dict(zip(names, np.median(np.reshape(peaks, (-1, 3)), axis=1), strict=True))
+    # More than the least is what a process had already let go of, such as a copy of the batch.
+    least = np.min(np.reshape(peaks, (-1, PEAKS)), axis=1)
+    megabytes = dict(zip(names, least, strict=True))
     for name, other, target in pairs:
         yield Row.over(variant, "pixels, step", seconds, name, other, target)
         yield Row.of(
@@ -587,66 +585,134 @@ def export_rows(variant: str, rounds: int) -> Iterator[Row]:
     )
 
 
-def in_fresh_process(function: Callable[..., Any], *arguments: Any, **environment: str) -> Any:
-    """What a function returns in a new process, which has more in its environment."""
-    before = dict(os.environ)
-    os.environ.update(environment)
+# What processes beside each other wait for: all to have built, and another to have measured.
+_barrier: Any = None
+_lock: Any = None
+
+
+def _run_beside(barrier: Any, lock: Any) -> None:
+    global _barrier, _lock
+    _barrier, _lock = barrier, lock
+
+
+def _beside(call: Callable[[], Any]) -> Any:
     try:
-        with get_context("spawn").Pool(1) as pool:
-            return pool.apply(function, arguments)
-    finally:
+        return call()
+    except Exception:
+        # Or the others would wait for this process.
+        traceback.print_exc()
+        _barrier.abort()
+        raise
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Times are taken of one process, while the others neither build nor end."""
+    if _barrier is None:
+        yield
+        return
+    _barrier.wait()
+    with _lock:
+        yield
+    _barrier.wait()
+
+
+def side_by_side(*calls: Callable[[], Any], **environment: Sequence[str]) -> list[Any]:
+    """What functions return that take times equally often, each in a new process.
+
+    They build their models at the same time, which for many tasks takes most of it, and take times
+    one after the other.
+
+    Args:
+        *calls: Functions without arguments.
+        **environment: By the name of a variable its value for each of the processes.
+    """
+    context = get_context("spawn")
+    shared = context.Barrier(len(calls)), context.Lock()
+    before = dict(os.environ)
+    with ExitStack() as pools:
+        results = []
+        for index, call in enumerate(calls):
+            os.environ.update({name: values[index] for name, values in environment.items()})
+            pool = pools.enter_context(context.Pool(1, _run_beside, shared))
+            results.append(pool.apply_async(_beside, (call,)))
         os.environ.clear()
         os.environ.update(before)
+        return [result.get() for result in results]
 
 
-def backend_rows(rounds: int, names_of: Mapping[int, Sequence[str]]) -> list[Row]:
-    """The rows of so many tasks on whatever backend this process has."""
-    backend = {"jax": "JAX", "torch": "PyTorch"}[keras.backend.backend()]
+@dataclass(frozen=True)
+class Variant:
+    """How the steps of small networks are run."""
+
+    backend: str = "tensorflow"
+    policy: str = "float32"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    "jit_compile=False": Variant(options={"jit_compile": False}),
+    "jit_compile=True": Variant(options={"jit_compile": True}),
+    "mixed_bfloat16": Variant(policy="mixed_bfloat16"),
+    "JAX": Variant(backend="jax"),
+    "PyTorch": Variant(backend="torch"),
+}
+
+
+def variant_rows(name: str, rounds: int, names_of: Mapping[int, Sequence[str]]) -> list[Row]:
+    """The rows of so many tasks, on the backend of this process."""
+    variant = VARIANTS[name]
     # Of a few calls from Python the times vary most, and building a few tasks takes the least.
-    rows = (
-        task_rows(backend, count, 3 * rounds if count == 3 else rounds, names)
-        for count, names in names_of.items()
-    )
-    return list(itertools.chain.from_iterable(rows))
+    of_three = rounds if variant.backend == "tensorflow" else 3 * rounds
+    with _policy(variant.policy):
+        rows = (
+            task_rows(name, count, of_three if count == 3 else rounds, names, **variant.options)
+            for count, names in names_of.items()
+        )
+        return list(itertools.chain.from_iterable(rows))
 
 
-def other_rows(rounds: int, names_of: Mapping[int, Sequence[str]]) -> Iterator[Row]:
-    """The rows of so many tasks in half precision and on the other backends."""
-    with _policy("mixed_bfloat16"):
-        for count, names in names_of.items():
-            yield from task_rows("mixed_bfloat16", count, rounds, names)
-    for backend in ("jax", "torch"):
-        if importlib.util.find_spec(backend):
-            yield from in_fresh_process(backend_rows, rounds, names_of, KERAS_BACKEND=backend)
+def small_network_rows(
+    rounds: int,
+    with_or_without_xla: Mapping[int, Sequence[str]],
+    others: Mapping[int, Sequence[str]],
+) -> list[Row]:
+    """Steps of a small network with few tasks and with many, in all variants."""
+    calls = {}
+    for name, variant in VARIANTS.items():
+        if importlib.util.find_spec(variant.backend):
+            names_of = with_or_without_xla if variant.options else others
+            calls[name] = partial(variant_rows, name, rounds, names_of)
         else:
-            print(f"{backend} is not installed: left out", flush=True)
+            print(f"{variant.backend} is not installed: left out", flush=True)
+    backends = [VARIANTS[name].backend for name in calls]
+    return list(itertools.chain(*side_by_side(*calls.values(), KERAS_BACKEND=backends)))
 
 
 def all_rows(rounds: int) -> Iterator[Row]:
     """The table, row by row."""
+    yield from small_network_rows(
+        rounds, {3: USUAL, 30: USUAL, 128: MANY}, {3: ENDS, 30: ENDS, 128: MANY}
+    )
     variant, options = "jit_compile=False", {"jit_compile": False}
-    yield from small_network_rows(variant, rounds, **options)
     yield from scaling_rows(variant, rounds, **options)
     yield from large_network_rows(variant, rounds, **options)
     yield from first_step_rows(variant, rounds, **options)
     yield from pixel_rows(variant, rounds, PIXEL_PAIRS, **options)
     yield from export_rows(variant, rounds)
     variant, options = "jit_compile=True", {"jit_compile": True}
-    yield from small_network_rows(variant, rounds, **options)
     yield from large_network_rows(variant, rounds, **options)
     yield from pixel_rows(variant, rounds, PIXEL_PAIRS, **options)
-    yield from other_rows(rounds, {3: ENDS, 30: ENDS, 128: MANY})
 
 
 def part_rows(rounds: int) -> Iterator[Row]:
     """What the costs are made of, row by row."""
+    yield from small_network_rows(
+        rounds, {3: REPORTS, 30: REPORTS, 128: PARTS}, {3: PARTS, 30: PARTS, 128: PARTS}
+    )
     for jit_compile in (False, True):
-        variant, options = f"jit_compile={jit_compile}", {"jit_compile": jit_compile}
-        yield from task_rows(variant, 3, rounds, REPORTS, **options)
-        yield from task_rows(variant, 30, rounds, REPORTS, **options)
-        yield from task_rows(variant, 128, rounds, PARTS, **options)
-        yield from pixel_rows(variant, rounds, PIXEL_PARTS, **options)
-    yield from other_rows(rounds, {3: PARTS, 30: PARTS, 128: PARTS})
+        options = {"jit_compile": jit_compile}
+        yield from pixel_rows(f"jit_compile={jit_compile}", rounds, PIXEL_PARTS, **options)
 
 
 def profile(tasks: int, rounds: int) -> Iterator[list[str]]:
