@@ -14,7 +14,8 @@ cancels; the table has the median of the ratios of `--rounds` rounds, each of se
 their quartiles; what varies most has three times as many. Keras compiles a step with XLA where
 there is a GPU, and where there is none only when it is told to, so steps are measured both ways, as
 `jit_compile=False` and `True`. JAX always compiles; the time a task, first steps, exports, half
-precision and PyTorch are measured without.
+precision and PyTorch are measured without. Steps of small networks are measured in a process for
+each of these variants. All build their models at the same time, and take times in turn.
 
 Tasks are in turn a Gaussian, a Laplace and a Categorical one, Keras's losses being the mean
 squared error, the mean absolute error and the sparse cross-entropy from logits. Peak memory is by
@@ -537,7 +538,7 @@ def pixel_rows(
     context.set_forkserver_preload([__spec__.name])
     with context.Pool(os.cpu_count(), maxtasksperchild=1) as pool:
         peaks = pool.starmap(peak_megabytes, arguments, chunksize=1)
-    # More than the least is what a process had already let go of, such as a copy of the batch.
+    # Some processes have let go of a copy of the batch before, and others do so in the first step.
     least = np.min(np.reshape(peaks, (-1, PEAKS)), axis=1)
     megabytes = dict(zip(names, least, strict=True))
     for name, other, target in pairs:
@@ -663,6 +664,7 @@ VARIANTS = {
 def variant_rows(name: str, rounds: int, names_of: Mapping[int, Sequence[str]]) -> list[Row]:
     """The rows of so many tasks, on the backend of this process."""
     variant = VARIANTS[name]
+    assert keras.backend.backend() == variant.backend
     # Of a few calls from Python the times vary most, and building a few tasks takes the least.
     of_three = rounds if variant.backend == "tensorflow" else 3 * rounds
     with _policy(variant.policy):

@@ -529,14 +529,16 @@ class UncertaintyWeighting(keras.layers.Layer):
         means = stop_gradient(means)
         follows = (means > 0) & (means < constants.limit)
         rate = where(follows, next_rate, 0.0)
-        # As a weighted mean, because a difference to a first batch could lose all of its digits.
-        kept = 1.0 - rate
-        mean_loss = kept * mean_loss + rate * where(follows, means, 0.0)
+        starts = rate == 1
+        # A difference to the first batch could lose all of its digits. Of the smallest losses a
+        # share would be 0, where a share of a difference to them does no harm.
+        change = rate * (where(follows, means, mean_loss) - mean_loss)
+        mean_loss = where(starts, means, mean_loss + change)
         running = constants.closed_form(mean_loss)
-        lagging = kept * lagging + rate * running
+        lagging = lagging + rate * (running - lagging)
         # At its optimum a log-variance has no gradient. Not even the rounding error of one may be
         # left, for an optimizer such as Adam would make a full step of it.
-        at_optimum = rate == 1 if self.update == "trained" else follows
+        at_optimum = starts if self.update == "trained" else follows
 
         start = where(at_optimum, running, log_variance)
         followed = self._near_closed_form(start, running, lagging, constants)

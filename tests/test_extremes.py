@@ -257,6 +257,24 @@ class QuarticOfItsOwn(Quartic):
         return super().negative_log_likelihood(targets, predictions, log_variance)
 
 
+@pytest.mark.parametrize("update", ["trained", "closed_form"])
+@pytest.mark.parametrize(
+    ("likelihood", "residual"),
+    [(Gaussian(), 3e-19), (Quartic(initial_sigma=1e-10), 4.5e-10)],
+    ids=["squares", "fourth powers"],
+)
+def test_losses_of_almost_nothing_do_not_become_none(likelihood, residual, update):
+    # They are a few times the smallest number that TensorFlow and XLA tell from 0.
+    layer = UncertaintyWeighting({"task": likelihood}, update=update)
+    predictions = np.zeros((4, 1), "float32")
+    layer(predictions)
+    for error in [residual] * 60 + [1.0] * 60:
+        targets = np.full((4, 1), error, "float32")
+        assert np.isfinite(float(layer.combined_loss(predictions, targets, training=True)))
+        assert np.isfinite(layer.state.numpy()).all()
+    assert layer.sigmas()["task"] == pytest.approx(1.0, rel=0.1)
+
+
 @pytest.mark.parametrize("sigma", [1e-13, 1e-10, 1e10, 1e13])
 def test_all_stays_finite_from_an_initial_sigma_whose_power_is_no_float(sigma):
     layer = UncertaintyWeighting({"a": Quartic(initial_sigma=sigma)})
