@@ -55,6 +55,7 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import keras
 import numpy as np
@@ -631,15 +632,13 @@ def side_by_side(*calls: Callable[[], Any], **environment: Sequence[str]) -> lis
     """
     context = get_context("spawn")
     shared = context.Barrier(len(calls)), context.Lock()
-    before = dict(os.environ)
     with ExitStack() as pools:
         results = []
         for index, call in enumerate(calls):
-            os.environ.update({name: values[index] for name, values in environment.items()})
-            pool = pools.enter_context(context.Pool(1, _run_beside, shared))
+            variables = {name: values[index] for name, values in environment.items()}
+            with patch.dict(os.environ, variables):
+                pool = pools.enter_context(context.Pool(1, _run_beside, shared))
             results.append(pool.apply_async(_beside, (call,)))
-        os.environ.clear()
-        os.environ.update(before)
         return [result.get() for result in results]
 
 
