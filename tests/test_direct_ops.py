@@ -58,6 +58,17 @@ def test_operations_are_those_of_numpy(operation, expected):
     assert result.dtype == "float32"
 
 
+def test_no_gradient_goes_past_its_stop(value_and_gradients):
+    variable = keras.Variable([2.0, 3.0])
+
+    def product():
+        values = ops.convert_to_tensor(variable)
+        return reduce_sum(values * stop_gradient(values))
+
+    _, (gradient,) = value_and_gradients(product, [variable])
+    np.testing.assert_array_equal(gradient, [2.0, 3.0])
+
+
 def test_a_sign_is_that_of_numpy():
     # Of NaN backends differ: NaN or 0.
     values = VALUES[:-1]

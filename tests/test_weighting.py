@@ -18,6 +18,7 @@ from keras_uncertainty_mtl import (
     MultiTaskModel,
     UncertaintyWeighting,
 )
+from keras_uncertainty_mtl.weighting import STEP_SCALE
 
 GAUSSIAN_CONSTANT = 0.5 * np.log(2 * np.pi)
 LAPLACE_CONSTANT = 0.5 * np.log(2)
@@ -628,9 +629,10 @@ class TestClosedForm:
         assert number == 0
         assert classes != 0
 
-    def test_what_has_none_is_where_the_weight_has_it(self):
+    @pytest.mark.parametrize("update", ["trained", "closed_form"])
+    def test_what_has_none_is_where_the_weight_has_it(self, update):
         layer = UncertaintyWeighting(
-            {"number": Gaussian(), "class": Categorical(initial_sigma=0.3)}, update="trained"
+            {"number": Gaussian(), "class": Categorical(initial_sigma=0.3)}, update=update
         )
         predictions = {"number": np.ones((4, 1)), "class": np.ones((4, 3))}
         targets = {"number": np.zeros((4, 1)), "class": np.arange(4) % 3}
@@ -639,6 +641,8 @@ class TestClosedForm:
         for weight in np.random.default_rng(0).normal(size=300):
             layer.log_variance.assign([0.0, weight])
             layer.combined_loss(predictions, targets, training=True)
+        expected = before * np.exp(0.5 * STEP_SCALE * weight)
+        assert layer.sigmas()["class"] == pytest.approx(expected, rel=1e-4)
         # Not a rounding error of each batch further.
         layer.log_variance.assign([0.0, 0.0])
         assert layer.sigmas()["class"] == before
