@@ -620,23 +620,21 @@ def _alone() -> Iterator[None]:
     _barrier.wait()
 
 
-def side_by_side(*calls: Callable[[], Any], **environment: Sequence[str]) -> list[Any]:
+def side_by_side(calls: Sequence[tuple[str, Callable[[], Any]]]) -> list[Any]:
     """What functions return that take times equally often, each in a new process.
 
     They build their models at the same time, which for many tasks takes most of it, and take times
     one after the other.
 
     Args:
-        *calls: Functions without arguments.
-        **environment: By the name of a variable its value for each of the processes.
+        calls: Functions without arguments, each with the backend that it needs.
     """
     context = get_context("spawn")
     shared = context.Barrier(len(calls)), context.Lock()
     with ExitStack() as pools:
         results = []
-        for index, call in enumerate(calls):
-            variables = {name: values[index] for name, values in environment.items()}
-            with patch.dict(os.environ, variables):
+        for backend, call in calls:
+            with patch.dict(os.environ, KERAS_BACKEND=backend):
                 pool = pools.enter_context(context.Pool(1, _run_beside, shared))
             results.append(pool.apply_async(_beside, (call,)))
         return [result.get() for result in results]
@@ -680,15 +678,14 @@ def small_network_rows(
     others: Mapping[int, Sequence[str]],
 ) -> list[Row]:
     """Steps of a small network with few tasks and with many, in all variants."""
-    calls = {}
+    calls = []
     for name, variant in VARIANTS.items():
         if importlib.util.find_spec(variant.backend):
             names_of = with_or_without_xla if variant.options else others
-            calls[name] = partial(variant_rows, name, rounds, names_of)
+            calls.append((variant.backend, partial(variant_rows, name, rounds, names_of)))
         else:
             print(f"{variant.backend} is not installed: left out", flush=True)
-    backends = [VARIANTS[name].backend for name in calls]
-    return list(itertools.chain(*side_by_side(*calls.values(), KERAS_BACKEND=backends)))
+    return list(itertools.chain.from_iterable(side_by_side(calls)))
 
 
 def all_rows(rounds: int) -> Iterator[Row]:
