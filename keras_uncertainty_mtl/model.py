@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl.batches import jit_of_few_arrays
 from keras_uncertainty_mtl.calibration import optimal_log_variances
 from keras_uncertainty_mtl.dispatch import on_next_batch
 from keras_uncertainty_mtl.logs import as_one_tensor
@@ -133,15 +134,11 @@ class MultiTaskModel(keras.Model):
             )
         compiles = self.jit_compile and not (self.run_eagerly or keras.config.is_nnx_enabled())
         if keras.backend.backend() == "jax" and compiles:
-            import jax
-
             # Keras has compiled the step already; compiled anew, it returns one array. Under a
             # distribution Keras has told it how to lay out the state, so it is compiled once more.
             if keras.distribution.distribution() is None:
                 step_function = getattr(step_function, "__wrapped__", step_function)
-            return as_one_tensor(
-                step_function, lambda step: make_function(jax.jit(step, donate_argnums=0))
-            )
+            return as_one_tensor(step_function, lambda step: make_function(jit_of_few_arrays(step)))
         return make_function(step_function)
 
     def __setattr__(self, name: str, value: Any) -> None:

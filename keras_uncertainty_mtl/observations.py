@@ -210,7 +210,7 @@ def _observed(
     """Which targets have a label, no mask over them and a weight; `None` if all have."""
     conditions = []
     if missing is not None:
-        conditions.append(ops.logical_not(_is_missing(targets, missing)))
+        conditions.append(_is_label(targets, missing))
     if mask is not None:
         conditions.append(ops.cast(_matched_weight(mask, targets, "the Keras mask"), "bool"))
     if sample_weight is not None:
@@ -222,9 +222,9 @@ def _observed(
     return observed
 
 
-def _is_missing(targets: Tensor, missing: float) -> Tensor:
+def _is_label(targets: Tensor, missing: float) -> Tensor:
     if math.isnan(missing):
-        return ops.isnan(targets)
+        return ops.logical_not(ops.isnan(targets))
     dtype = keras.backend.standardize_dtype(targets.dtype)
     value: Any = missing
     if keras.backend.is_int_dtype(dtype) and missing.is_integer():
@@ -233,7 +233,7 @@ def _is_missing(targets: Tensor, missing: float) -> Tensor:
         # they are. TensorFlow takes no unsigned integer that is larger.
         if limits.min <= missing <= limits.max and missing < 2**63:
             value = np.asarray(int(missing), dtype)
-    return ops.equal(targets, value)
+    return ops.not_equal(targets, value)
 
 
 def _element_weights(

@@ -36,7 +36,7 @@ TENSORFLOW_ONLY = {
     "tests/integration/test_convergence.py": "what it is fed is a tf.data",
     "tests/integration/test_endurance.py": "PyTorch has no graphs, JAX one for each batch size",
     "test_what_a_compiled_step_of_tensorflow_returns_is_one_tensor": "iterators are TensorFlow's",
-    "test_tensorflow_takes_the_numbers_of_a_step_for_tensors": "train_function takes its iterators",
+    "test_tensorflow_sees_at_once_what_the_numbers_of_a_step_are": "its iterators are TensorFlow's",
     "test_a_train_step_of_ones_own_may_report_whatever_it_likes": "JAX's steps take a state",
     "test_tensorflow_traces_a_step_once": "JAX's steps take a state",
     "test_steps_that_report_other_numbers_each_have_their_own": "JAX's steps take a state",
@@ -59,6 +59,7 @@ JAX_ONLY = {
     "test_what_a_compiled_step_of_jax_returns_is_one_array": "what it looks at is JAX's",
     "test_jax_compiles_a_train_step_of_ones_own_as_it_is_wrapped": "its steps take a state",
     "test_what_jax_hands_from_step_to_step_is_not_searched_for_layers": "its state is JAX's",
+    "tests/test_batches.py": "it is JAX that takes long over each array",
     "tests/test_distributed.py": "the example is for JAX",
     **dict.fromkeys(
         [
