@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+Tensor = Any
 Batch = Any
 Step = Callable[[Any, Batch], Any]
 
@@ -20,16 +20,17 @@ SMALL = 2**12
 
 
 def jit_of_few_arrays(step: Step) -> Step:
-    """A step compiled by JAX, which is handed the small arrays of a batch together.
+    """A step compiled by JAX, which is handed the small NumPy arrays of a batch together.
 
-    Every NumPy array that a compiled function is given costs four microseconds, however small it
-    is. With a target a task, that is more than all the rest of the weighting.
+    Every one that a compiled function is given costs four microseconds, however small it is. With a
+    target a task, that is more than all the rest of the weighting. Elsewhere than on a CPU, Keras
+    has put the batch on the device before, as arrays of JAX's.
 
     Args:
         step: Function of a state, which is donated, and a batch.
 
     Returns:
-        What `jax.jit(step, donate_argnums=0)` would be.
+        Function of a state and a batch that returns what `jax.jit(step, donate_argnums=0)` would.
     """
     import jax
 
@@ -41,37 +42,43 @@ def jit_of_few_arrays(step: Step) -> Step:
 
 
 def _pack(batch: Batch) -> tuple[Any, Any]:
-    """Arrays as they are and a vector for each dtype of small ones; and what they were."""
+    """Arrays as they are, and a vector for each dtype of small ones; and how they were before."""
     import jax
 
     leaves, structure = jax.tree.flatten(batch)
     if len(leaves) < MANY:
         return batch, None
-    kinds = []
-    arrays = defaultdict(list)
+    # Those left as they are, and those of each dtype.
+    groups: list[list[Any]] = [[]]
+    group_of: dict[np.dtype, int] = {}
+    places = []
     for leaf in leaves:
-        is_small = isinstance(leaf, np.ndarray) and leaf.nbytes <= SMALL
-        dtype, shape = (leaf.dtype, leaf.shape) if is_small else (None, None)
-        kinds.append((dtype, shape))
-        arrays[dtype].append(leaf)
-    left = arrays.pop(None, [])
-    vectors = [np.concatenate(values, axis=None) for values in arrays.values()]
-    return (left, vectors), (structure, tuple(kinds), tuple(arrays))
+        place = 0
+        if type(leaf) is np.ndarray and leaf.nbytes <= SMALL:
+            place = group_of.setdefault(leaf.dtype, len(groups))
+            if place == len(groups):
+                groups.append([])
+        groups[place].append(leaf)
+        places.append(place)
+    left, *small = groups
+    if not small:
+        return batch, None
+    vectors = [np.concatenate(arrays, axis=None) for arrays in small]
+    shapes = tuple(tuple(array.shape for array in arrays) for arrays in small)
+    return (left, vectors), (structure, tuple(places), shapes)
 
 
 def _unpack(packed: Any, layout: Any) -> Batch:
-    import jax
-
     if layout is None:
         return packed
     left, vectors = packed
-    structure, kinds, dtypes = layout
-    arrays = {None: iter(left)}
-    for vector, dtype in zip(vectors, dtypes, strict=True):
-        ends = np.cumsum([math.prod(shape) for of, shape in kinds if of == dtype])
-        arrays[dtype] = iter(jax.numpy.split(vector, ends[:-1]))
-    leaves = [
-        next(arrays[dtype]) if shape is None else next(arrays[dtype]).reshape(shape)
-        for dtype, shape in kinds
-    ]
-    return structure.unflatten(leaves)
+    structure, places, shapes = layout
+    groups = [iter(left), *map(_split, vectors, shapes)]
+    return structure.unflatten([next(groups[place]) for place in places])
+
+
+def _split(vector: Tensor, shapes: tuple[tuple[int, ...], ...]) -> Iterator[Tensor]:
+    import jax
+
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    return map(jax.numpy.reshape, jax.numpy.split(vector, ends[:-1]), shapes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import keras
@@ -16,9 +16,9 @@ def on_next_batch(step: Function, otherwise: Function, jit_compile: bool) -> Fun
 
     Keras's own function waits for each step to see whether it ran at all, which serves several
     steps per execution (keras-team/keras pull request 20396), and has TensorFlow compare the
-    structure of the data with that of every graph it has traced, and ask of every weight whether a
-    tape watches it. For small networks all that takes longer than the weighting, and the most of it
-    grows with the tasks.
+    structure of the data with that of every graph it has traced, and bind the argument of the one
+    that it finds. For small networks all that takes longer than the weighting, and much of it grows
+    with the tasks.
 
     Args:
         step: Function of a batch, to be compiled.
@@ -45,17 +45,29 @@ def on_next_batch(step: Function, otherwise: Function, jit_compile: bool) -> Fun
         )
 
     traced = tf.function(as_written(step_on_next_batch), reduce_retracing=True)
-    graphs: Any = WeakKeyDictionary()
+    calls: Any = WeakKeyDictionary()
 
     def function(iterator: Any) -> Any:
         if not isinstance(iterator, tf.data.Iterator) or tf.config.functions_run_eagerly():
             return otherwise(iterator)
-        concrete = graphs.get(iterator)
-        if concrete is None:
-            concrete = graphs[iterator] = traced.get_concrete_function(iterator)
-        # TensorFlow's own, and there is no public way: `concrete(iterator)` ends there too, but
-        # binds its argument first, and looks for tapes. It takes up to a fifth of a step.
-        resource = tf.nest.flatten(iterator, expand_composites=True)
-        return concrete.inference_fn.call_preflattened([*resource, *concrete.captured_inputs])
+        call = calls.get(iterator)
+        if call is None:
+            call = calls[iterator] = _direct_call(traced.get_concrete_function(iterator))
+        return call(iterator)
 
     return function
+
+
+def _direct_call(concrete: Any) -> Function:
+    """A concrete function of an iterator, without what is the same for every batch.
+
+    Private to TensorFlow, and there is no public way: without it, all is the same but slower.
+    """
+    import tensorflow as tf
+
+    run = getattr(getattr(concrete, "inference_fn", None), "call_preflattened", None)
+    if run is None:
+        return cast(Function, concrete)
+    return lambda iterator: run(
+        [*tf.nest.flatten(iterator, expand_composites=True), *concrete.captured_inputs]
+    )

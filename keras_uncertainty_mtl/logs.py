@@ -18,7 +18,7 @@ Step = Callable[..., Any]
 
 
 def _tensor_class() -> type:
-    """What a number has to be for TensorFlow before 2.21 to see at once that it is one.
+    """What a number has to be for TensorFlow before 2.21 to take it for a tensor at once.
 
     Of whatever else it is asked about, a float too, `tf.is_tensor` takes ten microseconds to say
     no, and Keras asks it of every number that a step reports.
@@ -57,8 +57,8 @@ class _Number(_tensor_class()):  # type: ignore[misc]
 
 
 # Private to TensorFlow, which from 2.21 on says at once of whatever has this name that it is no
-# tensor. Of a tensor Keras would make an array before it makes a float of that, in a thread that
-# keeps Python from all else: for 60 numbers it takes 100 microseconds, and for floats 30.
+# tensor. Of what it takes for one Keras makes an array, and only then a float. It does so in a
+# thread of its own, but holds the lock of Python meanwhile, and for three times as long.
 _Number.__name__ = "ObjectProxy"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_uncertainty_mtl import Categorical, Gaussian, MultiTaskModel
+from keras_uncertainty_mtl import Categorical, Gaussian, MultiTaskModel, dispatch
 from keras_uncertainty_mtl import model as model_module
 
 ROWS = 20
@@ -97,6 +97,13 @@ def test_keras_function_is_not_run(monkeypatch):
     model = make_model()
     model.fit(dataset(), verbose=0)
     model.evaluate(dataset(), verbose=0)
+
+
+def test_a_tensorflow_without_its_private_function_is_called_as_it_may_be():
+    def concrete_function(iterator):
+        return iterator
+
+    assert dispatch._direct_call(concrete_function) is concrete_function
 
 
 @pytest.mark.parametrize("options", [{"run_eagerly": True}, {"steps_per_execution": 2}], ids=str)
