@@ -11,11 +11,11 @@ tasks; with a layer that has one scalar weight a task, as the paper's author's e
 `MultiTaskModel`; and with the bare layer and `target_inputs`. Of 128 tasks it is Keras's losses and
 `MultiTaskModel` alone. The ways take turns within one process, so that the drift of the machine
 cancels; the table has the median of the ratios of `--rounds` rounds, each of several turns, and
-their quartiles; what varies most has three times as many. Keras compiles a step with XLA
-where there is a GPU, and where there is none only when it is told to, so steps are measured both
-ways, as `jit_compile=False` and `True`. JAX always compiles; the time a task, first steps, exports,
-half precision and PyTorch are measured without. Steps of small networks are measured in a process
-for each of these variants. All build their models at the same time, and take times in turn.
+their quartiles; what varies most has three times as many. Keras compiles a step with XLA where
+there is a GPU, and where there is none only when it is told to, so steps are measured both ways, as
+`jit_compile=False` and `True`. JAX always compiles; the time a task, first steps, exports, half
+precision and PyTorch are measured without. Steps of small networks are measured in a process for
+each of these variants. All build their models at the same time, and take times in turn.
 
 Tasks are in turn a Gaussian, a Laplace and a Categorical one, Keras's losses being the mean
 squared error, the mean absolute error and the sparse cross-entropy from logits. Peak memory is by

@@ -55,29 +55,42 @@ def test_a_step_sees_the_batch_as_jax_hands_it_over(batch):
         np.testing.assert_array_equal(of_few, of_jax, strict=True)
 
 
-def test_many_small_arrays_are_handed_over_as_one_of_each_dtype(monkeypatch):
-    handed_over = []
+@pytest.fixture
+def handed_over(monkeypatch):
+    """What each call of a compiled step is given for the batch."""
+    batches = []
     jit = jax.jit
 
     def recording_jit(function, **options):
         compiled = jit(function, **options)
-        return lambda *args: handed_over.append(jax.tree.leaves(args[1])) or compiled(*args)
+        return lambda *args: batches.append(args[1]) or compiled(*args)
 
     monkeypatch.setattr(jax, "jit", recording_jit)
+    return batches
+
+
+def test_many_small_arrays_are_handed_over_as_one_of_each_dtype(handed_over):
     step = jit_of_few_arrays(lambda state, batch: batch)
     few = [np.zeros(2, "float32")] * (MANY - 1)
     largest = np.ones(SMALL, "int8")
     too_large = np.ones(SMALL, "int16")
     step(0.0, few)
     step(0.0, [*few, few[0], largest, largest[1:], too_large, too_large, np.arange(3)])
-    assert [array.shape for array in handed_over[0]] == [(2,)] * (MANY - 1)
-    assert sorted((array.dtype.name, array.size) for array in handed_over[1]) == [
+    of_few, of_many = map(jax.tree.leaves, handed_over)
+    assert [array.shape for array in of_few] == [(2,)] * (MANY - 1)
+    assert sorted((array.dtype.name, array.size) for array in of_many) == [
         ("float32", 2 * MANY),
         ("int16", SMALL),
         ("int16", SMALL),
         ("int64", 3),
         ("int8", 2 * SMALL - 1),
     ]
+
+
+def test_what_is_on_the_device_is_handed_over_as_it_is(handed_over):
+    batch = [jax.numpy.zeros(2)] * MANY
+    jit_of_few_arrays(lambda state, batch: batch)(0.0, batch)
+    assert handed_over[0] is batch
 
 
 def test_a_step_is_traced_once_for_each_layout():
