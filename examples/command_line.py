@@ -1,4 +1,4 @@
-"""What the examples read from the command line, and how they print their tables."""
+"""Command-line types and text tables of the examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def positive(text: str) -> int:
 
 
 def format_table(rows: Sequence[Sequence[str]], text_columns: int) -> str:
-    """Rows in columns of one width each, the first of them to the left and numbers to the right."""
+    """Aligns the first `text_columns` columns to the left and the others to the right."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -1,16 +1,16 @@
-"""One model trained by several processes, on this machine or on several, with JAX.
+"""Data-parallel training of one model by several JAX processes.
 
-On one machine, where the script starts the processes itself:
+On one machine, the script starts the processes itself:
 
     python -m examples.distributed --processes 2
 
-On several, once on each, all told where the first one is:
+On several machines, start it once on each, with the address of process 0:
 
     python -m examples.distributed --processes 2 --address first-machine:12345 --process 0
     python -m examples.distributed --processes 2 --address first-machine:12345 --process 1
 
-`keras.distribution` does all of the work: whatever is here is for any Keras model. The gradient, σ
-and every mean are those of the whole batch, so more processes train as one would.
+Only `keras.distribution` is used, so the script suits any Keras model. Gradients, σ and means are
+those of the global batch, so several processes train as one does.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from sklearn.model_selection import train_test_split
 
 from keras_uncertainty_mtl import Categorical, Laplace, MultiTaskModel
 
-BATCH = 64  # Over all processes; each has as many devices as the others.
+BATCH = 64  # The global batch; every process has the same number of devices.
 
 
 def make_data() -> Any:
-    """Handwritten digits, which one each is and how much ink it has: for training, and held out."""
+    """Images, classes and ink of handwritten digits, each as a training and a held-out array."""
     digits, classes = load_digits(return_X_y=True)
     images = digits.reshape(-1, 8, 8, 1).astype("float32")
     ink = images.sum(axis=(1, 2))
@@ -52,13 +52,13 @@ def make_model() -> MultiTaskModel:
 
 
 def train(processes: int, process: int, address: str, epochs: int, output: Path) -> None:
-    """What each of the processes does."""
-    keras.utils.set_random_seed(0)  # The same in all of them, so that they start from one model.
+    """Trains on the share of one process; process 0 also evaluates and exports the model."""
+    keras.utils.set_random_seed(0)  # All processes must start from the same weights.
     keras.distribution.initialize(address, processes, process)
-    # `auto_shard_dataset` is for `tf.data`. NumPy arrays are the process's own share already.
+    # The arrays below are already the share of this process.
     distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
     images, held_out, classes, held_out_classes, ink, _ = make_data()
-    # As many samples for each process, in whole batches.
+    # Every process needs the same number of whole batches.
     share = slice(process, len(images) // BATCH * BATCH, processes)
     with distribution.scope():
         model = make_model()
@@ -71,7 +71,7 @@ def train(processes: int, process: int, address: str, epochs: int, output: Path)
             verbose=2 if process == 0 else 0,
         )
     if process == 0:
-        # The same model once more, by itself, for no other process takes part from here on.
+        # The other processes end here, so this model must not be distributed.
         trained = make_model()
         trained.set_weights(model.get_weights())
         correct = trained.predict(held_out, verbose=0)["class"].argmax(axis=-1) == held_out_classes
@@ -85,7 +85,7 @@ def train(processes: int, process: int, address: str, epochs: int, output: Path)
 
 
 def start_processes(processes: int, arguments: list[str]) -> int:
-    """Starts this script once for each process, on this machine, and returns its exit status."""
+    """Starts all processes on this machine and returns their exit status."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -101,13 +101,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--process", type=int, help="which one this is, from 0; default: all")
-    parser.add_argument("--address", help="host:port of process 0, the same for all")
+    parser.add_argument("--process", type=int, help="index of this one, from 0 (default: all)")
+    parser.add_argument("--address", help="host:port of process 0")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("distributed_output"))
     args = parser.parse_args()
     if (args.process is None) != (args.address is None):
-        parser.error("--process and --address go together")
+        parser.error(
+            "--process and --address must be given together. "
+            f"Received: --process {args.process} --address {args.address}"
+        )
     if args.process is None:
         sys.exit(start_processes(args.processes, sys.argv[1:]))
     train(args.processes, args.process, args.address, args.epochs, args.output)

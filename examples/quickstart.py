@@ -1,9 +1,9 @@
-"""Three tasks in three units from one encoder: uncertainty weighting beside its alternatives.
+"""Quickstart: uncertainty weighting beside equal weights and single-task networks.
 
-From the image of a handwritten digit a network tells which digit it is, draws the image anew
-through a narrow bottleneck, in its grey levels of 0 to 16, and tells how much ink there is: the sum
-of all grey levels, some hundreds. Nobody has to say how much each of the three counts. Afterwards
-images that no network was trained with tell how sure its answers are.
+One encoder reads the image of a handwritten digit. Three heads predict the digit, the image in
+grey levels from 0 to 16, and the ink. The ink is the sum of all grey levels, some hundreds. No task
+weight is set by hand. Development images then calibrate σ, and held-out images measure the
+calibration.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SERVED_IMAGES = 256
 
 
 class Task(NamedTuple):
-    """A task: the noise that it is taken to have, the same as a Keras loss, and what it is for."""
+    """A task's likelihood, the Keras loss of the same form, and its held-out metric."""
 
     likelihood: Any
     loss: Any
@@ -69,7 +69,7 @@ TASKS = {
 
 
 class Examples(NamedTuple):
-    """Images of shape `(N, height, width, channels)`, and what each task should say of them."""
+    """Images of shape `(N, height, width, channels)` and the targets of every task."""
 
     images: Any
     targets: dict[str, Any]
@@ -113,41 +113,41 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--dataset",
         default="digits",
-        help="scikit-learn's %(default)s (the default), or the name of an image classification set "
-        "of TensorFlow Datasets, such as fashion_mnist",
+        help="scikit-learn's %(default)s (the default), or an image classification set of "
+        "TensorFlow Datasets, such as fashion_mnist",
     )
     add(
         "--epochs",
         type=positive,
         default=50,
-        help="how often each network sees the images (%(default)s)",
+        help="training epochs of each network (%(default)s)",
     )
-    add("--batch-size", type=positive, default=32, help="images in a training step (%(default)s)")
+    add("--batch-size", type=positive, default=32, help="images per training step (%(default)s)")
     add(
         "--seed",
         type=int,
         default=0,
-        help="of the choice of held-out images and of the initial weights (%(default)s)",
+        help="seed of the data split and of the initial weights (%(default)s)",
     )
     add(
         "--output-dir",
         type=Path,
         default=Path("quickstart_output"),
-        help="where the pictures and the SavedModel go (%(default)s)",
+        help="directory of the figures and the SavedModel (%(default)s)",
     )
     return parser.parse_args()
 
 
 def digits() -> tuple[Any, Any]:
-    """The 1,797 handwritten digits, of 8 by 8 pixels and 17 grey levels, of scikit-learn."""
+    """The 1,797 handwritten digits of scikit-learn, with 8×8 pixels and 17 grey levels."""
     pixels, labels = load_digits(return_X_y=True)
     return pixels.reshape(-1, 8, 8, 1).astype("float32"), labels
 
 
 def tensorflow_dataset(name: str) -> tuple[Any, Any]:
-    """The images, of 256 grey levels a channel, and labels of a set from TensorFlow Datasets.
+    """Images, with 256 grey levels per channel, and labels from TensorFlow Datasets.
 
-    It reads the split `train`, or the first where there is none: what is held out comes from it.
+    The split is `train`, or the first one if there is no `train`.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -167,9 +167,9 @@ def tensorflow_dataset(name: str) -> tuple[Any, Any]:
 
 
 def prepared_builder(name: str) -> Any:
-    """The builder of a dataset that is on this disk, downloaded if need be.
+    """A dataset's builder, with its data downloaded unless they are on disk.
 
-    TensorFlow Datasets calls a network that is not there for minutes, so this asks for one first.
+    Without a network, TensorFlow Datasets retries for minutes, so a short request comes first.
     """
     import requests
     import tensorflow_datasets as tfds
@@ -179,23 +179,27 @@ def prepared_builder(name: str) -> Any:
     try:
         builder = tfds.builder(name)
         if builder.info.supervised_keys != ("image", "label"):
-            sys.exit(f"{name} is no image classification set: it does not map images to labels.")
+            sys.exit(
+                f"{name} is no image classification set: its supervised keys must be "
+                f"('image', 'label'). Received: {builder.info.supervised_keys}. "
+                "Choose another --dataset."
+            )
         if not builder.is_prepared():
             for url in list(builder.url_infos)[:1]:
                 requests.head(url, timeout=10)
             builder.download_and_prepare()
     except tfds.core.DatasetNotFoundError:
-        sys.exit(f"TensorFlow Datasets knows no dataset {name!r}.")
+        sys.exit(f"TensorFlow Datasets knows no dataset {name!r}. Choose another --dataset.")
     except (requests.RequestException, tfds.download.DownloadError) as error:
         sys.exit(
-            f"{name} cannot be downloaded, because no network answers ({type(error).__name__}); "
-            "the default dataset, digits, needs none."
+            f"{name} cannot be downloaded, because no network answers ({type(error).__name__}). "
+            "The default dataset, digits, needs no network."
         )
     return builder
 
 
 def split(images: Any, labels: Any, seed: int) -> tuple[Examples, Examples, Examples]:
-    """Images to train with, to calibrate σ with, and to hold out, with every task's targets."""
+    """Training, development and held-out examples; σ is calibrated on the development examples."""
     images, test_images, labels, test_labels = train_test_split(
         images, labels, test_size=HELD_OUT, random_state=seed
     )
@@ -216,9 +220,9 @@ def with_targets(images: Any, labels: Any, num_classes: int) -> Examples:
 
 
 def build_network(train: Examples, seed: int) -> tuple[Any, Outputs]:
-    """One encoder, down to a narrow code that all heads share: the input and the outputs.
+    """The input and the outputs of an encoder with a narrow code that all heads share.
 
-    Inputs and outputs are in the units of the data; inside, all is of the order of 1.
+    Inputs and outputs are in the units of the data; inside, values are of the order of 1.
     """
     keras.utils.set_random_seed(seed)
     dense, shape = keras.layers.Dense, train.images.shape[1:]
@@ -238,7 +242,7 @@ def build_network(train: Examples, seed: int) -> tuple[Any, Outputs]:
 
 
 def standardization(values: Any, invert: bool = False) -> keras.layers.Layer:
-    """To mean 0 and variance 1, or back, by the statistics of what is trained with."""
+    """Scales to mean 0 and variance 1 by the statistics of `values`, or back."""
     return keras.layers.Normalization(
         axis=None, mean=float(values.mean()), variance=float(values.var()), invert=invert
     )
@@ -247,7 +251,7 @@ def standardization(values: Any, invert: bool = False) -> keras.layers.Layer:
 def train_uncertainty_weighting(
     train: Examples, development: Examples, options: argparse.Namespace
 ) -> tuple[MultiTaskModel, keras.callbacks.History]:
-    """The development images are looked at after every epoch for the picture alone."""
+    """Trains with uncertainty weighting; the development images only serve the history plot."""
     image, outputs = build_network(train, options.seed)
     model = MultiTaskModel(image, outputs, {task: TASKS[task].likelihood for task in TASKS})
     model.compile("adam")
@@ -262,13 +266,13 @@ def train_uncertainty_weighting(
 
 
 def train_equal_weights(train: Examples, test: Examples, options: argparse.Namespace) -> Outputs:
-    """What stock Keras makes of the same network: its predictions for the held-out images."""
+    """Held-out predictions of the same network, trained by stock Keras."""
     print("Equal weights")
     return train_stock_model(list(TASKS), train, test, options)
 
 
 def train_single_tasks(train: Examples, test: Examples, options: argparse.Namespace) -> Outputs:
-    """What a network for each task predicts for the held-out images."""
+    """Held-out predictions of one stock Keras network per task."""
     predictions: Outputs = {}
     for task in TASKS:
         print(f"One network for {task}")
@@ -303,7 +307,7 @@ def measure(predictions: Outputs, test: Examples) -> dict[str, str]:
 def calibrate(
     model: MultiTaskModel, development: Examples, test: Examples, output_dir: Path
 ) -> None:
-    """Sets every σ by images that were not trained with, and tells what the held-out ones say."""
+    """Calibrates every σ on the development images and reports held-out reliability."""
     sigmas = {"trained": model.weighting.sigmas()}
     predicted = {"trained": model.predictive_model().predict(test.images, verbose=0)}
     sigmas["calibrated"] = model.calibrate(development.images, development.targets, verbose=0)
@@ -335,7 +339,6 @@ def percent_in_intervals(*predicted: Any) -> float:
     return 100 * float(np.mean(central_mass(*predicted) <= 0.95))
 
 
-# What the predicted distributions are worth: the targets against them.
 RELIABILITY: dict[str, Callable[[Outputs, Outputs], float]] = {
     "calibration error of class (%)": lambda targets, outputs: (
         100

@@ -1,4 +1,4 @@
-"""Answers with an exported model, in a process that can import neither Keras nor the package.
+"""Serves an exported model in a process that can import neither Keras nor the package.
 
 `python serve.py SAVED_MODEL IMAGES.npy PREDICTIONS.npz`
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 for module in ("keras", "keras_uncertainty_mtl"):
-    sys.modules[module] = None  # type: ignore[assignment]  # makes every import of it fail
+    sys.modules[module] = None  # type: ignore[assignment]  # blocks the import
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402

@@ -1,4 +1,4 @@
-"""Whether an exported model answers as the model does, where there is nothing but TensorFlow."""
+"""A check that TensorFlow alone serves an exported model correctly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVING_TOLERANCE = 1e-4
 
 
 def check_serving(model: keras.Model, saved_model: Path, images: Any) -> None:
-    """Ends the run unless a process without Keras and the package predicts the same."""
+    """Exits with an error unless a process without Keras and the package predicts the same."""
     expected = model.predict(images, verbose=0)
     with tempfile.TemporaryDirectory() as directory:
         images_file, predictions_file = Path(directory, "images.npy"), Path(directory, "served.npz")
@@ -27,7 +27,7 @@ def check_serving(model: keras.Model, saved_model: Path, images: Any) -> None:
             text=True,
         )
         if served.returncode:
-            sys.exit(f"The SavedModel cannot be served:\n{served.stderr}")
+            sys.exit(f"The SavedModel {saved_model} cannot be served:\n{served.stderr}")
         with np.load(predictions_file) as predictions:
             differences = {
                 task: np.abs(predictions[task] - value).max() / np.abs(value).max()
@@ -39,4 +39,7 @@ def check_serving(model: keras.Model, saved_model: Path, images: Any) -> None:
         f"largest difference {largest:.1e} of the largest prediction"
     )
     if not largest < SERVING_TOLERANCE:
-        sys.exit(f"The SavedModel disagrees with the model: {differences}")
+        sys.exit(
+            f"The SavedModel disagrees with the model: `differences` must be below "
+            f"{SERVING_TOLERANCE:g}. Received: differences={differences}. Export the model again."
+        )
