@@ -8,6 +8,8 @@ import pytest
 from keras_uncertainty_mtl import Gaussian, MultiTaskModel
 from keras_uncertainty_mtl.batches import MANY, SMALL, jit_of_few_arrays
 
+pytestmark = pytest.mark.backends("jax", reason="JAX takes long over each array")
+
 jax = pytest.importorskip("jax")
 
 RNG = np.random.default_rng(0)

@@ -484,6 +484,7 @@ class TestDigits:
         assert temperature == pytest.approx(1 / calibrator.beta_, rel=0.01)
 
 
+@pytest.mark.backends("tensorflow", reason="tf.distribute needs TensorFlow")
 def test_replicas_calibrate_as_one_device_does():
     process = subprocess.run(
         [sys.executable, Path(__file__).parent / "integration" / "calibrate_mirrored.py"],

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_uncertainty_mtl import Bernoulli, Categorical, Gaussian, Gibbs, Laplace, MultiTaskModel
 
+pytestmark = pytest.mark.backends("tensorflow", reason="XLA is reached through tf.function")
+
 NAN = float("nan")
 BATCH, STEPS, CHANNELS = 6, 5, 2
 

@@ -135,6 +135,7 @@ def test_tensors_are_stacked():
     np.testing.assert_array_equal(stack([np.ones(2), np.zeros(2)]), [[1, 1], [0, 0]])
 
 
+@pytest.mark.backends("torch", reason="its tensors are PyTorch's")
 def test_tensors_on_several_devices_are_moved_by_keras(monkeypatch):
     import torch
 

@@ -11,6 +11,8 @@ import tensorflow as tf
 from keras_uncertainty_mtl import Categorical, Gaussian, MultiTaskModel, dispatch
 from keras_uncertainty_mtl import model as model_module
 
+pytestmark = pytest.mark.backends("tensorflow", reason="replaces a function of TensorFlow's")
+
 ROWS = 20
 
 

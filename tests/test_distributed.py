@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.backends("jax", reason="the example runs on JAX")
 
 
 def test_two_processes_train_one_model_and_export_it(tmp_path):

@@ -27,6 +27,10 @@ from keras_uncertainty_mtl import (
 )
 from keras_uncertainty_mtl.weighting import DESCENT_SCALE, STEP_SCALE
 
+pytestmark = pytest.mark.backends(
+    "tensorflow", reason="uses TensorFlow's tapes; see test_properties.py"
+)
+
 NAN = float("nan")
 
 

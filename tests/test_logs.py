@@ -11,6 +11,10 @@ from keras import ops
 from keras_uncertainty_mtl import Categorical, Gaussian, MultiTaskModel
 from keras_uncertainty_mtl import model as model_module
 
+TAKES_SEVERAL_STEPS = pytest.mark.backends(
+    "tensorflow", "jax", reason="Keras on PyTorch takes no steps_per_execution"
+)
+
 
 def make_model():
     keras.utils.set_random_seed(0)
@@ -29,7 +33,11 @@ def data():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"run_eagerly": True}, {"steps_per_execution": 2}],
+    [
+        {},
+        {"run_eagerly": True},
+        pytest.param({"steps_per_execution": 2}, marks=TAKES_SEVERAL_STEPS),
+    ],
     ids=["compiled", "run_eagerly", "steps_per_execution"],
 )
 def test_history_evaluate_and_train_on_batch_are_as_without(monkeypatch, options):
@@ -69,6 +77,7 @@ def test_callbacks_see_numbers_after_every_batch():
         assert all(isinstance(value, float) for value in logs.values())
 
 
+@pytest.mark.backends("tensorflow", reason="iterators and steps without a state are TensorFlow's")
 def test_what_a_compiled_step_of_tensorflow_returns_is_one_tensor(monkeypatch):
     """Fails when Keras no longer makes its functions by the private method that is overridden."""
     returned = []
@@ -87,6 +96,7 @@ def test_what_a_compiled_step_of_tensorflow_returns_is_one_tensor(monkeypatch):
     assert [[tuple(v.shape) for v in logs.values()] for logs in returned] == [[(5,)], [(5,)]]
 
 
+@pytest.mark.backends("tensorflow", reason="iterators and steps without a state are TensorFlow's")
 def test_tensorflow_sees_at_once_what_the_numbers_of_a_step_are():
     """Fails when it no longer does, by their class or its name: all is slower."""
     import tensorflow as tf
@@ -115,6 +125,7 @@ def calls_within(function, argument):
     return len(calls)
 
 
+@pytest.mark.backends("jax", reason="steps with a state are JAX's")
 def test_what_a_compiled_step_of_jax_returns_is_one_array(monkeypatch):
     """Fails when Keras no longer makes its functions by the private method that is overridden."""
     import jax
@@ -141,6 +152,7 @@ def test_what_a_compiled_step_of_jax_returns_is_one_array(monkeypatch):
     assert [[v.shape for v in logs.values()] for logs in returned] == [[(5,)], [(5,)]]
 
 
+@pytest.mark.backends("torch", reason="PyTorch compiles no step")
 def test_what_a_step_of_pytorch_returns_leaves_its_device_at_once(monkeypatch):
     read = []
     convert_to_numpy = ops.convert_to_numpy
@@ -157,6 +169,7 @@ def test_what_a_step_of_pytorch_returns_leaves_its_device_at_once(monkeypatch):
     assert [tuple(vector.shape) for vector in read] == [(5,)]
 
 
+@pytest.mark.backends("jax", reason="steps with a state are JAX's")
 def test_jax_compiles_a_train_step_of_ones_own_as_it_is_wrapped():
     def counted(step):
         @functools.wraps(step)
@@ -178,6 +191,7 @@ def test_jax_compiles_a_train_step_of_ones_own_as_it_is_wrapped():
     assert "depth_sigma" in history
 
 
+@pytest.mark.backends("jax", reason="steps with a state are JAX's")
 def test_what_jax_hands_from_step_to_step_is_not_searched_for_layers():
     """Fails when Keras keeps it under another name: then its loop is slower, and no worse."""
 
@@ -194,6 +208,7 @@ def test_what_jax_hands_from_step_to_step_is_not_searched_for_layers():
     assert {type(variables) for state in states for variables in state.values()} == {list}
 
 
+@pytest.mark.backends("tensorflow", reason="iterators and steps without a state are TensorFlow's")
 def test_a_train_step_of_ones_own_may_report_whatever_it_likes():
     class Model(MultiTaskModel):
         def train_step(self, data):
@@ -208,6 +223,7 @@ def test_a_train_step_of_ones_own_may_report_whatever_it_likes():
     assert "depth_sigma" in history
 
 
+@pytest.mark.backends("tensorflow", reason="iterators and steps without a state are TensorFlow's")
 def test_steps_that_report_other_numbers_each_have_their_own():
     class Model(MultiTaskModel):
         def train_step(self, data):
@@ -229,6 +245,7 @@ def test_steps_that_report_other_numbers_each_have_their_own():
     assert other == {f"weighted_{name}" for name in one}
 
 
+@pytest.mark.backends("tensorflow", reason="iterators and steps without a state are TensorFlow's")
 def test_tensorflow_traces_a_step_once():
     traces = []
 

@@ -24,6 +24,10 @@ from keras_uncertainty_mtl import (
 )
 from keras_uncertainty_mtl.model import _exclude_from_weight_decay
 
+TAKES_SEVERAL_STEPS = pytest.mark.backends(
+    "tensorflow", "jax", reason="Keras on PyTorch takes no steps_per_execution"
+)
+
 
 @keras.saving.register_keras_serializable(package="tests")
 class Cubic(Likelihood):
@@ -115,6 +119,7 @@ class TestFit:
             fit(multi_task_model(structure), x, structure(y.values()), epochs=3), expected
         )
 
+    @pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX drops a layer's metrics")
     @pytest.mark.parametrize("structure", [dict, list])
     def test_the_bare_layer_trains_as_the_model_does(self, structure):
         x, y = data()
@@ -127,7 +132,11 @@ class TestFit:
 
     @pytest.mark.parametrize(
         "arguments",
-        [{"jit_compile": True}, {"steps_per_execution": 3}, {"run_eagerly": True}],
+        [
+            {"jit_compile": True},
+            pytest.param({"steps_per_execution": 3}, marks=TAKES_SEVERAL_STEPS),
+            {"run_eagerly": True},
+        ],
         ids=lambda arguments: next(iter(arguments)),
     )
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
@@ -244,6 +253,7 @@ class TestFit:
         penalty = 0.5 * np.sum(np.square(model.layers[1].get_weights()[0]))
         assert total == pytest.approx(plain + penalty, rel=1e-5)
 
+    @pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX drops a layer's metrics")
     @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
     def test_mixed_precision(self, policy):
         x, y = data()
@@ -260,6 +270,7 @@ class TestFit:
             # Half precision cannot hold the squares of thousands.
             assert history["metres_loss"][0] > 1e5
 
+    @pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX drops a layer's metrics")
     def test_targets_keep_their_precision_under_mixed_precision(self):
         keras.config.set_dtype_policy("mixed_float16")
         try:
@@ -279,6 +290,7 @@ class TestFit:
             assert one.evaluate(*given, verbose=0, return_dict=True)["a_loss"] == 70001.25
 
 
+@pytest.mark.backends("tensorflow", "jax", reason="PyTorch exports no SavedModel")
 @pytest.mark.parametrize("bare", [False, True])
 def test_fifty_tasks_in_a_list(bare, tmp_path):
     rng = np.random.default_rng(0)
@@ -328,6 +340,7 @@ class TestMasks:
             "mean": keras.layers.Dense(1)(pooled),
         }
 
+    @pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX drops a layer's metrics")
     @pytest.mark.parametrize("bare", [False, True])
     @pytest.mark.parametrize("weighted", [False, True])
     def test_only_tokens_count(self, bare, weighted):
@@ -366,6 +379,7 @@ class TestMasks:
             np.average(squares, weights=weights), rel=1e-5
         )
 
+    @pytest.mark.backends("tensorflow", reason="Keras's Adam moves embeddings less elsewhere")
     def test_trains(self):
         tokens, y = self.sentences()
         model = MultiTaskModel(*self.network(), {"tags": Categorical(), "mean": Gaussian()})
@@ -476,6 +490,7 @@ class TestSaving:
         assert "classes_accuracy" in fit(loaded, x, list(y.values()))
 
 
+@pytest.mark.backends("tensorflow", reason="TensorFlow loads what is exported")
 class TestExport:
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
     def test_a_saved_model_holds_the_network_alone(self, make, tmp_path):
@@ -535,6 +550,7 @@ class TestInferenceModel:
         assert [t.name for t in inferred.inputs] == ["x"]
         assert len(inferred.predict([np.zeros((2, 4))], verbose=0)) == 3
 
+    @pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX drops a layer's metrics")
     def test_an_input_that_is_its_own_target_stays(self):
         image = keras.Input((4,), name="image")
         decoded = keras.layers.Dense(4)(keras.layers.Dense(2)(image))
@@ -687,6 +703,7 @@ class TestPredictiveModel:
                 predicted["metres_mean"], model.predict(x, verbose=0)[0], rtol=1e-5
             )
 
+    @pytest.mark.backends("tensorflow", "jax", reason="PyTorch exports no SavedModel")
     def test_a_process_without_keras_and_the_package_serves_it(self, tmp_path):
         x, _ = data()
         model = self.model()

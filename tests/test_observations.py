@@ -19,6 +19,10 @@ from keras_uncertainty_mtl import (
 from keras_uncertainty_mtl.observations import Observations
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
+pytestmark = pytest.mark.backends(
+    "tensorflow", reason="uses TensorFlow's tapes; see test_properties.py"
+)
+
 NAN = float("nan")
 BATCH, STEPS, CHANNELS = 5, 4, 3
 SHAPE = (BATCH, STEPS, CHANNELS)

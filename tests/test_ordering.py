@@ -9,6 +9,8 @@ import tensorflow as tf
 from keras_uncertainty_mtl import Categorical, UncertaintyWeighting
 from keras_uncertainty_mtl.ordering import after
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the order is that of TensorFlow's graphs")
+
 
 def test_a_tensor_waits_for_others():
     done = []

@@ -11,6 +11,8 @@ from sklearn.calibration import calibration_curve
 from keras_uncertainty_mtl import plotting
 from keras_uncertainty_mtl.plotting import plot_coverage, plot_history, plot_reliability
 
+pytestmark = pytest.mark.backends("tensorflow", reason="draws NumPy arrays, whatever the backend")
+
 HISTORY = {
     "loss": [3.0, 1.0, -1.0],
     "depth_loss": [400.0, 30.0, 2.0],

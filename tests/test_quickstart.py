@@ -13,6 +13,8 @@ import tensorflow_datasets as tfds
 from examples import quickstart
 from examples.serving import SERVING_TOLERANCE
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
+
 ROOT = Path(__file__).parents[1]
 TIME_LIMIT = 300
 

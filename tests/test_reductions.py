@@ -12,6 +12,8 @@ from keras_uncertainty_mtl.reductions import (
     weighted_sum,
 )
 
+pytestmark = pytest.mark.backends("tensorflow", reason="uses TensorFlow's graphs and strategies")
+
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])

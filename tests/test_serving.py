@@ -8,6 +8,8 @@ import pytest
 
 from examples.serving import check_serving
 
+pytestmark = pytest.mark.backends("tensorflow", reason="TensorFlow serves the SavedModel")
+
 ROOT = Path(__file__).parents[1]
 
 

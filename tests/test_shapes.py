@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_uncertainty_mtl.shapes import match_leading_axes, match_shape
 
+pytestmark = pytest.mark.backends("tensorflow", reason="uses TensorFlow's tensors of unknown sizes")
+
 
 @pytest.mark.parametrize(
     ("shape", "expected", "matched"),

@@ -199,6 +199,7 @@ def test_how_large_the_sample_weights_are_says_nothing(batch):
     assert light == pytest.approx(heavy, rel=1e-5)
 
 
+@pytest.mark.backends("tensorflow", reason="uses a TensorFlow tape")
 @pytest.mark.parametrize("hide", ["missing", "weight"])
 def test_a_batch_without_any_label_of_a_task(batch, hide):
     predictions, targets = batch
@@ -353,6 +354,7 @@ class TestStart:
         assert np.isfinite(added_loss(layer, zeros, zeros, training=True))
         assert all(np.isfinite(sigma) and sigma > 0 for sigma in layer.sigmas().values())
 
+    @pytest.mark.backends("tensorflow", reason="uses a TensorFlow tape")
     def test_at_its_start_a_log_variance_has_no_gradient_at_all(self):
         # Adam makes a full step of a rounding error, another one on each device.
         f, y = self.data()
@@ -366,6 +368,7 @@ class TestStart:
         assert gradient[exact] != 0
 
 
+@pytest.mark.backends("tensorflow", reason="makes TensorFlow tensors of half precision")
 class TestTypes:
     @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
     def test_losses_and_log_variances_are_single_precision(self, policy):
@@ -403,6 +406,7 @@ class TestTypes:
 
 
 class TestTargetInputs:
+    @pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX drops a layer's metrics")
     def test_class_ids_are_numbers_where_a_missing_one_is_nan(self):
         logits = keras.Input((3,), name="logits")
         weighting = UncertaintyWeighting({"kind": Categorical(missing=np.nan)})
@@ -683,6 +687,7 @@ def test_a_closed_form_is_that_of_the_running_mean_over_jumps_of_26_orders_of_ma
         assert layer.sigmas()["y"] == pytest.approx(np.sqrt(mean_loss), rel=1e-4)
 
 
+@pytest.mark.backends("jax", reason="jax.checkpoint needs JAX")
 def test_jax_computes_again_what_a_checkpoint_has_forgotten():
     import jax
 

@@ -9,6 +9,8 @@ import pytest
 from benchmarks import comparison
 from benchmarks.problems import PROBLEMS
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the benchmarks run on TensorFlow")
+
 
 def rows():
     """Flights with four tasks: an error halved is +50%, an accuracy halved is -50%."""

@@ -9,6 +9,8 @@ from scipy import special
 from benchmarks import methods
 from keras_uncertainty_mtl import Categorical, Gaussian, Laplace
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the benchmarks run on TensorFlow")
+
 TASKS = {"square": Gaussian(), "value": Laplace(), "class": Categorical()}
 LOSSES = np.array([4.0, 0.5, 1.25])
 

@@ -12,6 +12,8 @@ import pytest
 
 from keras_uncertainty_mtl import Gaussian, MultiTaskModel
 
+pytestmark = pytest.mark.backends("jax", "torch", reason="compares with TensorFlow")
+
 BACKEND = keras.backend.backend()
 
 
@@ -71,6 +73,7 @@ print(json.dumps([model.weighting.sigmas()["depth"].item(), model.predict(x)["de
     assert (tmp_path / "saved_model/saved_model.pb").exists()
 
 
+@pytest.mark.backends("torch", reason="JAX exports a SavedModel")
 def test_a_saved_model_of_pytorch_is_refused(model, tmp_path):
     message = r"no SavedModel from PyTorch.*KERAS_BACKEND=tensorflow.*format=\"torch\""
     for arguments in ({}, {"format": "tf_saved_model"}):
@@ -79,6 +82,7 @@ def test_a_saved_model_of_pytorch_is_refused(model, tmp_path):
     assert not (tmp_path / "saved_model").exists()
 
 
+@pytest.mark.backends("torch", reason="JAX exports a SavedModel")
 def test_but_what_pytorch_exports_itself_is_the_network(model, tmp_path):
     import torch
 

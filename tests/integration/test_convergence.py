@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from keras_uncertainty_mtl import Gaussian, Laplace, MultiTaskModel, UncertaintyWeighting
 
+pytestmark = pytest.mark.backends("tensorflow", reason="feeds a tf.data.Dataset")
+
 
 def multi_task_model(inputs, outputs, weighting, x, targets):
     """The standard call, the targets as `y`."""

@@ -42,6 +42,7 @@ def assert_same(one, several):
         np.testing.assert_allclose(several[name], value, rtol=1e-5, atol=1e-6, err_msg=str(name))
 
 
+@pytest.mark.backends("tensorflow", reason="tf.distribute needs TensorFlow")
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_mirrored_replicas_train_as_one_device_does(replicas):
     trained = finish(start("train_mirrored.py", replicas, KERAS_BACKEND="tensorflow"))
@@ -73,12 +74,14 @@ def refusals(strategy, cluster, workers):
     return list(map(finish, processes))
 
 
+@pytest.mark.backends("tensorflow", reason="tf.distribute needs TensorFlow")
 def test_workers_that_keras_cannot_train_with_are_refused():
     workers = [("worker", 0), ("worker", 1)]
     for refusal in refusals("workers", {"worker": free_addresses(2)}, workers):
         assert re.search("Received: Collective.*MirroredStrategy.*DataParallel.*JAX", refusal)
 
 
+@pytest.mark.backends("tensorflow", reason="tf.distribute needs TensorFlow")
 def test_so_are_parameter_servers():
     cluster = dict(
         zip(("chief", "worker", "ps"), ([each] for each in free_addresses(3)), strict=True)
@@ -87,6 +90,7 @@ def test_so_are_parameter_servers():
     assert re.search("Received: ParameterServer.*MirroredStrategy.*DataParallel.*JAX", refusal)
 
 
+@pytest.mark.backends("tensorflow", reason="tf.distribute needs TensorFlow")
 def test_a_worker_by_itself_is_not():
     assert refusals("workers", {"worker": free_addresses(1)}, [("worker", 0)]) == [None]
 
@@ -109,12 +113,14 @@ def one_jax_device():
     return trained
 
 
+@pytest.mark.backends("jax", reason="keras.distribution trains on JAX alone")
 def test_data_parallel_devices_of_one_process_train_as_one_device_does(one_jax_device):
     trained = finish(start_on_jax(devices=2))
     assert trained.pop("devices") == 2
     assert_same(one_jax_device, trained)
 
 
+@pytest.mark.backends("jax", reason="keras.distribution trains on JAX alone")
 def test_data_parallel_processes_train_as_one_device_does(one_jax_device):
     (address,) = free_addresses(1)
     processes = [start_on_jax(address, 2, process) for process in range(2)]

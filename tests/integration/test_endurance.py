@@ -9,6 +9,10 @@ import pytest
 
 from keras_uncertainty_mtl import Categorical, Gaussian, Laplace, MultiTaskModel
 
+pytestmark = pytest.mark.backends(
+    "tensorflow", reason="JAX compiles each batch size, PyTorch nothing"
+)
+
 STEPS, BATCH, EPOCHS = 1000, 8, 20
 
 

@@ -8,6 +8,8 @@ from PIL import Image
 
 from examples.scenes import cityscapes
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
+
 HEIGHT, WIDTH = 8, 16  # of the images that the builder makes
 BLOCK = 4  # the side of the square in an archive's image that becomes one pixel
 ARCHIVES = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip", "disparity_trainvaltest.zip")

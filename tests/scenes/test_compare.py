@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from examples.scenes import compare, data, methods, networks, report, runs
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
+
 ROOT = Path(__file__).parents[2]
 TASKS = ["classes", "instances", "inverse_depth"]
 ALL = "uncertainty: classes, instances, inverse_depth"

@@ -1,9 +1,12 @@
 import time
 
 import numpy as np
+import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from examples.scenes.instances import cluster_instances
+
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
 
 
 def scene(height, width, rectangles):

@@ -10,6 +10,8 @@ from examples.scenes.metrics import MeanErrorWhereKnown, scene_metrics
 from examples.scenes.targets import scene_tasks
 from keras_uncertainty_mtl import MultiTaskModel, UncertaintyWeighting
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
+
 NUM_CLASSES = 4
 SHAPE = (6, 5, 7)
 

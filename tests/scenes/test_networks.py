@@ -8,6 +8,8 @@ from examples.scenes.networks import build_network
 from examples.scenes.targets import scene_tasks
 from keras_uncertainty_mtl import MultiTaskModel, UncertaintyWeighting
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
+
 NUM_CLASSES = 5
 
 

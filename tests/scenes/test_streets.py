@@ -15,6 +15,8 @@ from examples.scenes.rendering.scene import render
 from examples.scenes.rendering.shapes import Assembly, Material, Surface, box, pose
 from examples.scenes.rendering.stereo import measured_disparity
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
+
 HEIGHT, WIDTH = 32, 64
 CONFIG = {"height": HEIGHT, "width": WIDTH, "train_images": 6, "test_images": 2}
 DIGEST = """

@@ -1,10 +1,13 @@
 import math
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from examples.scenes.targets import centre_vectors, scene_tasks, to_targets
 from keras_uncertainty_mtl import Categorical, Laplace
+
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
 
 
 def test_vectors_lead_to_the_mean_of_an_instances_pixels():

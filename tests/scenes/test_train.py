@@ -9,6 +9,8 @@ from examples.scenes import data, train
 from examples.scenes.pictures import plot_scenes
 from examples.serving import SERVING_TOLERANCE
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
+
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])

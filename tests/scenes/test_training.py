@@ -14,6 +14,8 @@ from examples.scenes.training import (
     uncertainty_model,
 )
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
+
 TASKS = ["classes", "instances", "inverse_depth"]
 WEIGHTS = {"classes": 0.3, "instances": 2.0, "inverse_depth": 50.0}
 
