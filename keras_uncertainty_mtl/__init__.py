@@ -1,5 +1,6 @@
 """Multi-task loss weighting by homoscedastic uncertainty, for Keras 3."""
 
+from keras_uncertainty_mtl.inference import inference_model
 from keras_uncertainty_mtl.likelihoods import (
     Bernoulli,
     Categorical,
@@ -8,7 +9,7 @@ from keras_uncertainty_mtl.likelihoods import (
     Laplace,
     Likelihood,
 )
-from keras_uncertainty_mtl.model import MultiTaskModel, inference_model
+from keras_uncertainty_mtl.model import MultiTaskModel
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
 __version__ = "0.1.0"

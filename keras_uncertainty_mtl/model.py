@@ -1,20 +1,17 @@
-"""Functional models: one that trains with the weighting, and one without any trace of it."""
+"""The functional model whose tasks are weighted by their uncertainty."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_uncertainty_mtl.batches import jit_of_few_arrays
+from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
+from keras_uncertainty_mtl._reductions import check_strategy, num_replicas
+from keras_uncertainty_mtl._structures import by_task
 from keras_uncertainty_mtl.calibration import optimal_log_variances
-from keras_uncertainty_mtl.dispatch import on_next_batch
-from keras_uncertainty_mtl.logs import as_one_tensor
-from keras_uncertainty_mtl.reductions import check_strategy, num_replicas
-from keras_uncertainty_mtl.statistics import MeanLoss
-from keras_uncertainty_mtl.structures import by_task
+from keras_uncertainty_mtl.inference import inference_model
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
 Tensor = Any
@@ -53,24 +50,26 @@ class MultiTaskModel(keras.Model):
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
     """
 
-    train_function: Any  # Keras's, which has no types.
-
     # Keras clones and revives a functional subclass only where its constructor takes `*args` and
     # `**kwargs`, by these names. It then leaves out `weighting`, which the graph holds already.
     def __init__(
         self, inputs: Any, outputs: Any, weighting: Any = None, *args: Any, **kwargs: Any
     ) -> None:
-        if weighting is None:
-            weighting = _weighting_of(outputs)
-        else:
+        if weighting is not None:
             if not isinstance(weighting, UncertaintyWeighting):
                 weighting = UncertaintyWeighting(weighting)
             outputs = weighting(outputs)
         super().__init__(inputs, outputs, *args, **kwargs)
-        self.weighting = weighting
-        # So that metrics are given, and reported, by task rather than by the name of a layer.
-        tasks = {task: task for task in weighting.tasks}
-        self.output_names = keras.tree.flatten(tasks if isinstance(outputs, dict) else list(tasks))
+        held = [layer for layer in self.layers if isinstance(layer, UncertaintyWeighting)]
+        if not held:
+            raise ValueError(
+                "MultiTaskModel expects a weighting: `MultiTaskModel(inputs, outputs, weighting)`, "
+                "an UncertaintyWeighting or the dict of tasks to make one from. Received: "
+                "weighting=None"
+            )
+        self.weighting = held[0]
+        tasks = {task: task for task in self.weighting.tasks}
+        name_outputs(self, keras.tree.flatten(tasks if isinstance(outputs, dict) else list(tasks)))
 
     def compile(
         self,
@@ -106,51 +105,18 @@ class MultiTaskModel(keras.Model):
                 f"Received: loss_weights={loss_weights!r}"
             )
         super().compile(optimizer=optimizer, **kwargs)
+        self._keep_off_weight_decay()
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function that `fit` runs; see `keras.Model`."""
-        # Not before, since what a user excludes makes the optimizer forget what it has excluded.
-        _exclude_from_weight_decay(self.optimizer, self.weighting.log_variance)
-        if keras.backend.backend() == "tensorflow" and not self.optimizer.built:
-            # Keras would make its variables in the first step, and TensorFlow then traces it twice.
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
-        made_before = self.train_function
-        super().make_train_function(force)
-        if keras.backend.backend() == "torch" and self.train_function is not made_before:
-            # There is no step to be compiled, or Keras has compiled it to return what it would.
-            self.train_function = as_one_tensor(self.train_function, lambda step: step)
-        return self.train_function
+        # Once more, because a user's own exclusion makes the optimizer forget all earlier ones.
+        self._keep_off_weight_decay()
+        return super().make_train_function(force)
 
-    def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
-        # Private to Keras, and there is no public way: without it, all is the same but slower.
-        make_function = partial(super()._make_function, *args, **kwargs)
-        if keras.backend.backend() == "tensorflow":
-            if self.run_eagerly or self.steps_per_execution > 1:
-                return as_one_tensor(step_function, make_function)
-            return as_one_tensor(
-                step_function,
-                lambda step: on_next_batch(step, make_function(step), self.jit_compile),
-            )
-        compiles = self.jit_compile and not (self.run_eagerly or keras.config.is_nnx_enabled())
-        if keras.backend.backend() == "jax" and compiles:
-            # Keras has compiled the step already; compiled anew, it returns one array. Under a
-            # distribution Keras has told it how to lay out the state, so it is compiled once more.
-            if keras.distribution.distribution() is None:
-                step_function = getattr(step_function, "__wrapped__", step_function)
-            return as_one_tensor(step_function, lambda step: make_function(jit_of_few_arrays(step)))
-        return make_function(step_function)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_jax_state" and not keras.config.is_nnx_enabled():
-            # Private to Keras, whose loop sets it after every step on JAX. It holds the array of
-            # every variable, and Keras would look whether each of them is a layer or a variable.
-            object.__setattr__(self, name, value)
-            return
-        if name == "_loss_tracker" and value is not None:
-            # Private to Keras, whose own mean would look at the shape of every loss.
-            value = MeanLoss(value.name)
-        super().__setattr__(name, value)
+    def _keep_off_weight_decay(self) -> None:
+        # Weight decay would pull every σ to where it started.
+        for variable in self.weighting.trainable_variables:
+            exclude_from_weight_decay(self.optimizer, variable)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
@@ -166,13 +132,12 @@ class MultiTaskModel(keras.Model):
         training: bool = True,
     ) -> Tensor:
         """The combined loss of the tasks, and whatever the network's layers add to it."""
+        # First, because replicas share one list of losses, and wait for each other in the next.
+        added = super().compute_loss(x, y, y_pred, sample_weight) if self.losses else None
         loss = self.weighting.combined_loss(y_pred, y, sample_weight, training=training)
-        if num_replicas() > 1:
-            # Keras adds up the replicas' losses.
-            loss = loss / num_replicas()
-        if self.losses:
-            loss = loss + ops.cast(super().compute_loss(x, y, y_pred, sample_weight), loss.dtype)
-        return loss
+        # Keras adds up the replicas' losses.
+        loss = loss / num_replicas()
+        return loss if added is None else loss + ops.cast(added, loss.dtype)
 
     def calibrate(
         self,
@@ -223,7 +188,6 @@ class MultiTaskModel(keras.Model):
         """
         log_variances = optimal_log_variances(
             self,
-            self.weighting,
             x,
             y,
             sample_weight=sample_weight,
@@ -261,8 +225,10 @@ class MultiTaskModel(keras.Model):
         predictions = by_task(list(sigmas), network.output, "predictions")
         outputs = {}
         for task, likelihood in self.weighting.tasks.items():
-            # In single precision, for half of it may not hold a σ in the units of the task.
-            prediction = ops.cast(predictions[task], "float32")
+            prediction = predictions[task]
+            if prediction.dtype in ("float16", "bfloat16"):
+                # Half precision may not hold a σ in the units of the task.
+                prediction = ops.cast(prediction, "float32")
             for parameter, tensor in likelihood.predictive(prediction, sigmas[task]).items():
                 outputs[f"{task}_{parameter}"] = tensor
         return keras.Model(network.input, outputs, name=self.name)
@@ -287,88 +253,3 @@ class MultiTaskModel(keras.Model):
                 'format="torch".'
             )
         inference_model(self).export(filepath, format=format, **kwargs)
-
-
-def inference_model(model: keras.Model) -> keras.Model:
-    """The network alone: neither targets nor log-variances, the same layers and weights.
-
-    Args:
-        model: A `MultiTaskModel`, or a functional model that holds an `UncertaintyWeighting`.
-
-    Returns:
-        A functional `keras.Model` of those inputs that its predictions need.
-
-    Raises:
-        ValueError: If `model` is not functional.
-
-    Example:
-
-    ```python
-    inference_model(model).export("saved_model")
-    ```
-    """
-    if not hasattr(model, "operations"):
-        raise ValueError(
-            f"inference_model() expects a functional model or a MultiTaskModel. Received: {model!r}"
-        )
-
-    def leave_weighting_out(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(layer, UncertaintyWeighting):
-            return args[0] if args else kwargs["predictions"]
-        if isinstance(layer, MultiTaskModel):
-            layer = inference_model(layer)
-        return layer(*args, **kwargs)
-
-    network = keras.models.clone_model(
-        keras.Model(model.input, model.output),
-        clone_function=lambda layer: layer,
-        call_function=leave_weighting_out,
-    )
-    needed = _source_inputs(network.outputs)
-    inputs = network.input
-    if isinstance(inputs, dict):
-        inputs = {name: tensor for name, tensor in inputs.items() if id(tensor) in needed}
-    elif isinstance(inputs, (list, tuple)):
-        inputs = [tensor for tensor in inputs if id(tensor) in needed]
-    return keras.Model(inputs, network.output, name=model.name)
-
-
-def _weighting_of(outputs: Any) -> UncertaintyWeighting:
-    """The layer that symbolic outputs come out of."""
-    for tensor in keras.tree.flatten(outputs):
-        operation = tensor._keras_history.operation
-        if isinstance(operation, UncertaintyWeighting):
-            return operation
-    raise ValueError(
-        "MultiTaskModel expects a weighting: `MultiTaskModel(inputs, outputs, weighting)`, an "
-        "UncertaintyWeighting or the dict of tasks to make one from. Received: weighting=None"
-    )
-
-
-def _source_inputs(outputs: list[Any]) -> set[int]:
-    """The ids of the symbolic tensors that the outputs are computed from.
-
-    `keras.utils.get_source_inputs` would walk every path of the graph, of which a residual network
-    has exponentially many, so this reads the same private history once for each tensor.
-    """
-    seen: set[int] = set()
-    pending = list(outputs)
-    while pending:
-        tensor = pending.pop()
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            operation, node_index, _ = tensor._keras_history
-            pending += operation._inbound_nodes[node_index].input_tensors
-    return seen
-
-
-def _exclude_from_weight_decay(optimizer: Any, variable: Any) -> None:
-    """Adds a variable to those that an optimizer's weight decay leaves alone.
-
-    The public `exclude_from_weight_decay` forgets what a user has excluded before, and refuses an
-    optimizer that is built, so this adds to the set that it keeps.
-    """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    excluded: set[Any] = getattr(optimizer, "_exclude_from_weight_decay", set())
-    optimizer._exclude_from_weight_decay = {*excluded, optimizer._var_key(variable)}
-    optimizer._exclude_from_weight_decay_cache = {}

@@ -32,6 +32,16 @@ def by_task(
     return entries
 
 
+def in_structure_of(structure: Any, entries: dict[str, Any]) -> Any:
+    """Entries keyed by task, in the structure that `by_task` has taken them from."""
+    if isinstance(structure, dict):
+        return {task: entries[task] for task in structure}
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(entries.values())
+    (entry,) = entries.values()
+    return entry
+
+
 def _entries(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, Any]:
     if isinstance(structure, dict):
         if structure.keys() != set(tasks):

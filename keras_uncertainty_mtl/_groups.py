@@ -1,0 +1,132 @@
+"""Groups of tasks that are computed as one, decided once, when the layer is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_uncertainty_mtl._observations import is_elementwise
+from keras_uncertainty_mtl._shapes import Shape
+from keras_uncertainty_mtl._structures import naming_task
+from keras_uncertainty_mtl.likelihoods import Likelihood
+
+Tensor = Any
+
+# The most predictions of a sample for its task to join others: stacking copies them.
+LARGEST = 1024
+
+# The largest |s|. Single precision holds exp(±60) with room for errors far from σ.
+BOUND = 60.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks of one likelihood and shape, and the place of their log-variances in the vector of all.
+
+    Many small operations cost more than a few larger ones, so these tasks have one tensor with an
+    axis of tasks.
+
+    Args:
+        tasks: Names of the tasks.
+        likelihoods: Their likelihoods, which differ in `initial_sigma` alone.
+        channels: The number of log-variances that each task has.
+        start: The place of the first one.
+    """
+
+    tasks: tuple[str, ...]
+    likelihoods: tuple[Likelihood, ...]
+    channels: int
+    start: int
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood of all of them."""
+        return self.likelihoods[0]
+
+    @property
+    def size(self) -> int:
+        """The number of log-variances."""
+        return len(self.tasks) * self.channels
+
+    def of(self, vector: Tensor) -> Tensor:
+        """This group's part of a vector of all entries, of shape `(tasks, channels)`."""
+        part = vector[self.start : self.start + self.size]
+        return ops.reshape(part, (len(self.tasks), self.channels))
+
+    def entries(self) -> list[tuple[str, slice]]:
+        """Each task's name, and the place of its log-variances in the vector of all."""
+        starts = range(self.start, self.start + self.size, self.channels)
+        return [
+            (task, slice(start, start + self.channels))
+            for task, start in zip(self.tasks, starts, strict=True)
+        ]
+
+    def initial_log_variances(self) -> np.ndarray:
+        """The log-variances to start from, NaN for the optimum of the first batch."""
+        starts = []
+        for likelihood in self.likelihoods:
+            sigma = likelihood.initial_sigma
+            if sigma is None:
+                sigma = math.nan if likelihood.has_closed_form else 1.0
+            starts.append(np.broadcast_to(2.0 * np.log(sigma), self.channels))
+        return np.concatenate(starts)
+
+
+def group_tasks(
+    tasks: Mapping[str, Likelihood], prediction_shapes: Mapping[str, Shape]
+) -> list[Group]:
+    """The groups of the tasks.
+
+    Tasks are taken by their sorted names. The order in which a user writes them then does not
+    change the place of a log-variance, on which the state of a saved optimizer rests.
+    """
+    members: dict[Hashable, list[str]] = {}
+    channels: dict[str, int] = {}
+    for task in sorted(tasks):
+        with naming_task(task):
+            channels[task] = _channels(tasks[task], prediction_shapes[task])
+        members.setdefault(_kind(tasks[task], prediction_shapes[task]) or task, []).append(task)
+    groups: list[Group] = []
+    start = 0
+    for names in members.values():
+        likelihoods = tuple(tasks[task] for task in names)
+        groups.append(Group(tuple(names), likelihoods, channels[names[0]], start))
+        start += groups[-1].size
+    return groups
+
+
+def _kind(likelihood: Likelihood, prediction_shape: Shape) -> Hashable:
+    """A key that tasks of one group share, `None` for a task that is computed alone."""
+    sizes = prediction_shape[1:]
+    if not is_elementwise(likelihood) or None in sizes or math.prod(sizes) > LARGEST:  # type: ignore[arg-type]
+        return None
+    return type(likelihood), repr(likelihood.get_config() | {"initial_sigma": None}), sizes
+
+
+def _channels(likelihood: Likelihood, prediction_shape: Shape) -> int:
+    """The number of log-variances of a task, once its likelihood is seen to fit the predictions."""
+    target_shape = likelihood.target_shape(prediction_shape)
+    has_channels = len(prediction_shape) > 1 and prediction_shape[-1] is not None
+    if likelihood.per_channel and not has_channels:
+        raise ValueError(
+            "`per_channel=True` expects predictions whose last axis is of channels, as many as are "
+            f"known beforehand. Received: predictions of shape {prediction_shape}"
+        )
+    channels = target_shape[-1] or 1 if likelihood.per_channel else 1
+    sigmas = likelihood.initial_sigma
+    if isinstance(sigmas, list) and len(sigmas) != channels:
+        raise ValueError(
+            f"`initial_sigma` must be one number or {channels} of them, one for each channel. "
+            f"Received: {len(sigmas)} numbers."
+        )
+    if sigmas is not None and np.max(np.abs(2.0 * np.log(sigmas))) > BOUND:
+        raise ValueError(
+            "`initial_sigma` must be between 1e-13 and 1e13. "
+            f"Received: initial_sigma={sigmas!r}. Have the task in a unit nearer to its noise."
+        )
+    return channels

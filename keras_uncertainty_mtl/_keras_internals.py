@@ -1,0 +1,72 @@
+"""All private names of Keras that this package uses, one function each.
+
+Every function says what it reads, why there is no public way, and what happens without it. The
+tests of `tests/test_keras_internals.py` run on the oldest Keras, the newest and the nightly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def loss_arguments(loss: Any) -> dict[str, Any]:
+    """The arguments that a Keras loss was made with.
+
+    Reads `_fn_kwargs`: Keras 3.15 leaves some arguments out of the public `get_config`, so that
+    `Huber(delta=3)` would come back as `Huber()`. Keras 3.16 leaves out none. Without the private
+    name, the config alone counts.
+    """
+    config = loss.get_config() if hasattr(loss, "get_config") else {}
+    return {**config, **getattr(loss, "_fn_kwargs", {})}
+
+
+def exclude_from_weight_decay(optimizer: Any, variable: Any) -> None:
+    """Adds a variable to those that an optimizer's weight decay leaves alone.
+
+    Writes `_exclude_from_weight_decay` and what Keras derives from it. The public
+    `exclude_from_weight_decay` forgets earlier exclusions, and refuses an optimizer that is built.
+    Without the private names the public method is called, whose refusal is a clear error.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if optimizer.weight_decay is None:
+        return
+    if not hasattr(optimizer, "_var_key"):
+        optimizer.exclude_from_weight_decay(var_list=[variable])
+        return
+    key = optimizer._var_key(variable)
+    excluded = getattr(optimizer, "_exclude_from_weight_decay", ())
+    optimizer._exclude_from_weight_decay = {*excluded, key}
+    if not optimizer.built:
+        return
+    optimizer._exclude_from_weight_decay_cache = {}  # Keras 3.15
+    getattr(optimizer, "_weight_decay_by_var_key", {})[key] = False  # Keras 3.16
+    if optimizer._use_weight_decay(variable):
+        raise ValueError(
+            "The optimizer's weight decay must leave the log-variances alone, and with this Keras "
+            "an optimizer that is built takes no exclusion. Received: an optimizer that is built. "
+            "Compile with a new one."
+        )
+
+
+def clear_losses(layer: Any) -> None:
+    """Forgets what a layer has added by `add_loss` so far.
+
+    Calls `_clear_losses`. All replicas of a `tf.distribute` strategy share one list of losses, and
+    Keras has no public way to empty it between them. Without the private name, an error says so.
+    """
+    if not hasattr(layer, "_clear_losses"):
+        raise ValueError(
+            "UncertaintyWeighting cannot add its loss on several replicas with this version of "
+            "Keras. Received: a tf.distribute strategy. Train a MultiTaskModel instead."
+        )
+    layer._clear_losses()
+
+
+def name_outputs(model: Any, names: list[str]) -> None:
+    """Names the outputs of a functional model for `compile(metrics=…)` and for reports.
+
+    Sets `output_names`, which Keras takes from the layers that the outputs come out of: here one
+    layer for all. Without it, metrics of outputs in a list would share one name; `compile` would
+    then refuse metrics that are keyed by task.
+    """
+    model.output_names = names

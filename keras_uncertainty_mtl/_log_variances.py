@@ -1,0 +1,172 @@
+"""The log-variances: how they follow the tasks' losses, and how they are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_uncertainty_mtl._groups import BOUND, Group
+
+Tensor = Any
+
+# A batch counts as one of about the last 10: the running mean keeps 9 tenths of its past.
+KEPT = 0.9
+
+# Adam and its like move a weight by about one learning rate a step, whatever its gradient. That is
+# too slow for a logarithm, so θ counts this many times in s.
+STEP_SCALE = 10.0
+
+# The gradient of θ, as a share of that of s. Plain gradient descent thus moves s by half a learning
+# rate times its gradient; with momentum, larger steps would follow single batches.
+GRADIENT_SCALE = 0.5 / STEP_SCALE
+
+
+class LogVariances(keras.layers.Layer):
+    """The trainable log-variances `s = log σ²` of all tasks, as one vector.
+
+    s is the closed-form optimum of an exponentially forgotten mean of the task's loss, plus a
+    trained correction θ; where there is no closed form (a temperature), s is trained alone.
+
+    A σ that is given to begin with counts as one batch of such errors. A batch without any observed
+    element of a task, without any error, or with one that overflows, says nothing of its noise.
+
+    Args:
+        groups: The tasks, in the groups that are computed as one.
+        trained: Whether θ is trained where there is a closed form; else it is 0 there.
+        dtype: `"float32"` or `"float64"`.
+
+    Call arguments:
+        mean_losses: Vector of the mean losses, `None` to follow none.
+        training: Whether to follow the losses.
+
+    Returns:
+        Vector of `s`, one for each task or channel, in the order of the groups.
+    """
+
+    def __init__(self, groups: Sequence[Group], trained: bool, dtype: str) -> None:
+        super().__init__(name="log_variances", dtype=dtype, autocast=False)
+        self._groups = groups
+        self._closed_form = self.each_entry(lambda likelihood: likelihood.has_closed_form)
+        self._power = self.each_entry(lambda likelihood: likelihood.power)
+        self._offset = self.each_entry(lambda likelihood: likelihood.optimum(1.0))
+        self._largest = (1.0 - KEPT) * float(np.finfo(dtype).max)
+        self._is_trained = np.maximum(1.0 - self._closed_form, float(trained))
+
+    def build(self, mean_losses_shape: Any = None) -> None:
+        """Creates θ, and the sum and the count of the running mean."""
+        initial = np.concatenate([group.initial_log_variances() for group in self._groups])
+        # A given σ counts as one batch, and NaN stands for the optimum of the first batch.
+        theta, running = self._state_at(np.nan_to_num(initial), np.where(np.isnan(initial), 0, 1))
+        self.theta = self.add_weight(
+            name="theta",
+            shape=theta.shape,
+            initializer=_constant(theta),
+            constraint=_Bound(BOUND / STEP_SCALE),
+        )
+        # All replicas assign the same value, so none has to wait for another.
+        self.running = keras.Variable(
+            _constant(running),
+            shape=running.shape,
+            dtype=self.variable_dtype,
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            synchronization="on_read",
+            name="running",
+        )
+
+    def call(self, mean_losses: Tensor = None, training: bool = False) -> Tensor:
+        """The log-variances, after they have followed a batch in training."""
+        sums, counts = ops.unstack(ops.convert_to_tensor(self.running))
+        if mean_losses is not None and training and self.trainable:
+            losses = ops.stop_gradient(mean_losses)
+            # A sum over the last batches must not overflow, from which it would not come back.
+            tells = ops.logical_and(losses > 0, losses < self._largest)
+            sums = ops.where(tells, KEPT * sums + losses, sums)
+            counts = ops.where(tells, KEPT * counts + 1.0, counts)
+            self.running.assign(ops.stack([sums, counts]))
+        closed_form, power, offset, is_trained, unseen = (
+            ops.convert_to_tensor(constant)
+            for constant in (
+                self._closed_form,
+                self._power,
+                self._offset,
+                self._is_trained,
+                self._loss_at(0.0),
+            )
+        )
+        means = ops.where(counts > 0, ops.divide_no_nan(sums, counts), unseen)
+        optima = ops.log(means) / power + offset
+        theta = is_trained * ops.convert_to_tensor(self.theta)
+        steps = GRADIENT_SCALE * theta
+        steps = steps + ops.stop_gradient(STEP_SCALE * theta - steps)
+        return ops.clip(closed_form * optima + steps, -BOUND, BOUND)
+
+    def assign(self, log_variances: Any) -> None:
+        """Sets the log-variances, as if all recent batches had told them; NaN leaves one alone."""
+        values = np.asarray(log_variances, "float64")
+        state = self._state_at(values, np.full(values.shape, 1.0 / (1.0 - KEPT)))
+        for variable, new in zip((self.theta, self.running), state, strict=True):
+            old = ops.convert_to_numpy(variable)
+            variable.assign(np.where(np.isnan(values), old, new).astype(self.variable_dtype))
+
+    def each_entry(self, value: Any) -> np.ndarray:
+        """The value of a function of the likelihood, for each log-variance."""
+        values = [np.full(group.size, value(group.likelihood)) for group in self._groups]
+        return np.concatenate(values).astype(self.variable_dtype)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves θ and the running mean under the name of each task."""
+        values = np.concatenate([self.theta.numpy()[None], self.running.numpy()])
+        for task, entries in self._entries():
+            store[task] = values[:, entries]
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads those tasks that are there, and then refuses a store of other tasks."""
+        theta, running = self.theta.numpy(), self.running.numpy()
+        names = dict(self._entries())
+        known = [task for task in names if task in store]
+        for task in known:
+            theta[names[task]], running[:, names[task]] = store[task][0], store[task][1:]
+        self.theta.assign(theta)
+        self.running.assign(running)
+        if set(store.keys()) != set(names):
+            raise ValueError(
+                f"Expected the log-variances of the tasks {list(names)}. Received: those of "
+                f"{list(store.keys())}. With skip_mismatch=True, those of {known} are loaded."
+            )
+
+    def _entries(self) -> list[tuple[str, slice]]:
+        return [entries for group in self._groups for entries in group.entries()]
+
+    def _state_at(self, log_variances: np.ndarray, counts: np.ndarray) -> tuple[Any, Any]:
+        """θ, and the running mean after so many batches, that make these log-variances."""
+        theta = log_variances * (1.0 - self._closed_form) / STEP_SCALE
+        losses = self._loss_at(self._closed_form * log_variances)
+        return theta, np.stack([counts * losses, counts])
+
+    def _loss_at(self, log_variances: Any) -> Any:
+        """The mean losses whose optimum these log-variances are."""
+        representable = np.finfo(self.variable_dtype)
+        losses = np.exp(self._power * (log_variances - self._offset))
+        losses = np.clip(losses, representable.tiny, (1.0 - KEPT) * representable.max)
+        return losses.astype(self.variable_dtype)
+
+
+def _constant(values: np.ndarray) -> Any:
+    """An initializer of these values."""
+    return lambda shape, dtype: ops.convert_to_tensor(values, dtype)
+
+
+class _Bound(keras.constraints.Constraint):
+    """Keeps a weight within ±limit, from where any optimizer comes back at once."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return ops.clip(weight, -self.limit, self.limit)

@@ -1,0 +1,60 @@
+"""Metrics of the tasks: the raw loss and the σ of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+class TaskStatistics(keras.metrics.Metric):
+    """The mean raw loss and the σ of each task, as `{task}_loss` and `{task}_sigma`.
+
+    Keras adds every entry of a metric's dict to the progress bar, to `History` and to callbacks.
+    All tasks share one tensor of running sums, because a metric object for each costs more than the
+    weighting itself.
+
+    Args:
+        tasks: Names of the tasks, in the order of all vectors.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        super().__init__(name="tasks", dtype="float32")
+        self._tasks = tasks
+        self._has_batches = False
+        self._sums = self.add_variable((2, len(tasks)), initializer="zeros", name="sums")
+        # In training on JAX a metric can read its own variables alone, so σ is handed over.
+        self._sigmas = self.add_variable(
+            (len(tasks),), initializer="zeros", aggregation="only_first_replica", name="sigmas"
+        )
+
+    def update_state(self, losses: Tensor, weights: Tensor, sigmas: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            losses: Vector of the tasks' sums of raw losses, `Σ w·L`.
+            weights: Vector of the tasks' sums of weights, `Σ w`.
+            sigmas: Vector of the tasks' σ.
+        """
+        self._has_batches = True
+        sums = ops.stop_gradient(ops.stack([losses, weights]))
+        self._sums.assign_add(ops.cast(sums, self.dtype))
+        self._sigmas.assign(ops.cast(ops.stop_gradient(sigmas), self.dtype))
+
+    def result(self) -> dict[str, Tensor]:
+        """The tasks' mean raw losses, and their last σ; nothing where no batch is ever added."""
+        if not self._has_batches:
+            return {}
+        losses, weights = ops.unstack(ops.convert_to_tensor(self._sums))
+        results = {"loss": ops.divide_no_nan(losses, weights), "sigma": self._sigmas}
+        return {
+            f"{task}_{name}": value
+            for name, values in results.items()
+            for task, value in zip(
+                self._tasks, ops.unstack(ops.convert_to_tensor(values)), strict=True
+            )
+        }

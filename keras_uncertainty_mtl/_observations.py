@@ -1,0 +1,291 @@
+"""Observations: the elements of a batch that count, and the weight of each."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_uncertainty_mtl._reductions import total_weight, weighted_sum
+from keras_uncertainty_mtl._shapes import check_tensor, match_leading_axes
+from keras_uncertainty_mtl._structures import naming_task
+from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
+
+Tensor = Any
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Targets and predictions of the tasks of one likelihood, and the weight of each element.
+
+    All tensors have the shape `(tasks, batch, …)`, all sums `(tasks, channels)`.
+
+    Args:
+        likelihood: The likelihood of the tasks.
+        targets: Tensor of targets, with a harmless value where there is no label.
+        predictions: Tensor of predictions, in the dtype that losses are computed in.
+        losses: Tensor of the raw loss of each element.
+        weights: Tensor of the weight of each loss, 0 where it does not count, or `None`.
+        channels: The number of log-variances of each task.
+    """
+
+    likelihood: Likelihood
+    targets: Tensor
+    predictions: Tensor
+    losses: Tensor
+    weights: Tensor | None
+    channels: int
+
+    def weight_sum(self) -> Tensor:
+        """The sums `Σ w`."""
+        return total_weight(self.losses, self.weights, self.channels)
+
+    def loss_sum(self) -> Tensor:
+        """The sums `Σ w·L` of the raw loss."""
+        return weighted_sum(self.losses, self.weights, self.channels)
+
+    def scaled_loss_sum(self) -> Tensor:
+        """The sums `Σ w·L·exp(-power · h)`, whose mean gives the closed-form optimum."""
+        likelihood = self.likelihood
+        if not likelihood.heteroscedastic:
+            return self.loss_sum()
+        noise = likelihood.element_log_variance(self.predictions)
+        scaled = ops.exp(-likelihood.power * noise) * self.losses
+        return weighted_sum(scaled, self.weights, self.channels)
+
+    def tempered_negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
+        """The sums `Σ w·nll` where the predictions are already at their temperature.
+
+        Args:
+            log_variance: Tensor of `s`, of shape `(tasks, channels)`.
+
+        Returns:
+            Tensor of shape `(tasks, channels)`.
+        """
+        likelihood = self.likelihood
+        if likelihood.is_tempered:
+            return self.loss_sum()
+        if not likelihood.has_closed_form:
+            return self.negative_log_likelihood_sum(log_variance)
+        weighted = likelihood.weight(log_variance) * self.scaled_loss_sum()
+        sums = weighted + 0.5 * log_variance * self.weight_sum()
+        if likelihood.heteroscedastic:
+            noise = likelihood.element_log_variance(self.predictions)
+            sums = sums + 0.5 * weighted_sum(noise, self.weights, self.channels)
+        return sums
+
+    def negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
+        """The sums `Σ w·nll` of the likelihood's own form, element by element.
+
+        Args:
+            log_variance: Tensor of `s`, of shape `(tasks, channels)`.
+
+        Returns:
+            Tensor of shape `(tasks, channels)`.
+        """
+        channels = (self.channels,) if self.channels > 1 else ()
+        if is_elementwise(self.likelihood):
+            between = (1,) * (len(self.predictions.shape) - 2)
+            channels = (*between, self.channels)
+        log_variance = ops.reshape(log_variance, (log_variance.shape[0], *channels))
+        values = _of_elements(
+            self.likelihood,
+            self.likelihood.negative_log_likelihood,
+            self.targets,
+            self.predictions,
+            log_variance,
+        )
+        return weighted_sum(values, self.weights, self.channels)
+
+
+def observe(
+    likelihood: Likelihood,
+    tensors: Mapping[str, tuple[Tensor, ...]],
+    channels: int,
+    dtype: str,
+) -> Observations:
+    """The observations of a batch of tasks of one likelihood.
+
+    Args:
+        likelihood: The likelihood of the tasks.
+        tensors: Dict from task to its predictions, its targets, its weights for each sample or each
+            element, and its Keras mask; the last two may be `None`.
+        channels: The number of log-variances of each task.
+        dtype: Name of the dtype that losses are computed in.
+
+    Returns:
+        An `Observations`.
+
+    Raises:
+        ValueError: If shapes do not fit each other, or a tensor holds no real numbers.
+    """
+    all_targets, all_weights = [], []
+    for task, (prediction, target, weight, mask) in tensors.items():
+        with naming_task(task):
+            target = _in_dtype(likelihood.align(target, prediction), dtype)
+            all_targets.append(target)
+            all_weights.append(_weight(weight, mask, target, dtype))
+    predictions = ops.stack([ops.cast(each[0], dtype) for each in tensors.values()])
+    weights = _stack_weights(all_weights, all_targets, dtype)
+    targets = ops.stack(all_targets)
+
+    observed = _observed(targets, likelihood.missing, weights)
+    if observed is not None:
+        targets = ops.where(observed, targets, 0)
+    if likelihood.target_dtype == "float32":
+        targets = ops.cast(targets, dtype)
+    losses = _of_elements(likelihood, likelihood.loss, targets, predictions)
+    with naming_task(next(iter(tensors))):
+        weights = element_weights(losses, observed, weights)
+    return Observations(likelihood, targets, predictions, losses, weights, channels)
+
+
+def is_elementwise(likelihood: Likelihood) -> bool:
+    """Whether a likelihood takes tensors with an axis of tasks before that of the batch.
+
+    A Keras loss, or a likelihood of a user's own, might look beyond a single element.
+    """
+    return type(likelihood) in (Gaussian, Laplace, Categorical, Bernoulli)
+
+
+def _of_elements(likelihood: Likelihood, function: Any, *tensors: Tensor) -> Tensor:
+    """A function of a likelihood, on tensors that have an axis of tasks."""
+    if is_elementwise(likelihood):
+        return function(*tensors)
+    return ops.expand_dims(function(*(tensor[0] for tensor in tensors)), 0)
+
+
+class _MaskReader(keras.layers.Layer):
+    """Returns the masks of its inputs, which Keras hands to a layer's call and to nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(autocast=False, name="mask_reader")
+        self.supports_masking = True
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        return mask
+
+
+@functools.cache
+def _mask_reader() -> _MaskReader:
+    return _MaskReader()
+
+
+def keras_masks(tensors: list[Tensor]) -> list[Tensor | None]:
+    """The Keras mask of each tensor, or `None`."""
+    return list(_mask_reader()(tensors))
+
+
+def _in_dtype(targets: Tensor, dtype: str) -> Tensor:
+    """Targets as tensors: truth values as integers, floating point numbers in the losses' dtype."""
+    targets = ops.convert_to_tensor(targets)
+    kind = keras.backend.standardize_dtype(targets.dtype)
+    if kind == "bool":
+        return ops.cast(targets, "int32")
+    return ops.cast(targets, dtype) if keras.backend.is_float_dtype(kind) else targets
+
+
+def _weight(
+    sample_weight: Tensor | None, mask: Tensor | None, targets: Tensor, dtype: str
+) -> Tensor | None:
+    """The weight of each target, which broadcasts over them; a mask is a weight of 0 or 1."""
+    weight = None
+    if sample_weight is not None:
+        check_tensor(sample_weight, "`sample_weight`")
+        weight = _matched(ops.cast(sample_weight, dtype), tuple(targets.shape), "`sample_weight`")
+    if mask is not None:
+        mask = ops.cast(_matched(mask, tuple(targets.shape), "the Keras mask"), "bool")
+        weight = ops.cast(mask, dtype) if weight is None else ops.where(mask, weight, 0.0)
+    return weight
+
+
+def _stack_weights(
+    weights: list[Tensor | None], targets: list[Tensor], dtype: str
+) -> Tensor | None:
+    if all(weight is None for weight in weights):
+        return None
+    if len(weights) > 1:
+        one = ops.ones((), dtype)
+        weights = [
+            ops.broadcast_to(one if weight is None else weight, ops.shape(target))
+            for weight, target in zip(weights, targets, strict=True)
+        ]
+    return ops.stack(weights)
+
+
+def _observed(targets: Tensor, missing: float | None, weights: Tensor | None) -> Tensor | None:
+    """A truth value for each target that has a label and a weight; `None` if all have."""
+    has_weight = None if weights is None else ops.not_equal(weights, 0)
+    if missing is None:
+        return has_weight
+    is_label = _is_label(targets, missing)
+    return is_label if has_weight is None else ops.logical_and(is_label, has_weight)
+
+
+def _is_label(targets: Tensor, missing: float) -> Tensor:
+    if math.isnan(missing):
+        return ops.logical_not(ops.isnan(targets))
+    dtype = keras.backend.standardize_dtype(targets.dtype)
+    value: Any = missing
+    if keras.backend.is_int_dtype(dtype) and missing.is_integer():
+        limits = np.iinfo(dtype)
+        # As floats, large ids would not stay what they are. TensorFlow takes no larger constant.
+        if limits.min <= missing <= limits.max and missing < 2**63:
+            value = np.asarray(int(missing), dtype)
+    return ops.not_equal(targets, value)
+
+
+def element_weights(losses: Tensor, observed: Tensor | None, weights: Tensor | None) -> Tensor:
+    """The weight of each loss, `None` if all count alike.
+
+    A loss over several targets counts if all of them are observed.
+
+    Args:
+        losses: Tensor of losses, of shape `(tasks, batch, …)`.
+        observed: Tensor of truth values, one for each target, or `None`.
+        weights: Tensor of weights that broadcast over the targets, or `None`.
+
+    Returns:
+        Tensor of the shape of the losses, or `None`.
+
+    Raises:
+        ValueError: If weights are finer than the losses.
+    """
+    # A Keras loss may mask elements that it has no value for, as `Circle` does.
+    (mask,) = keras_masks([losses])
+    if observed is None and mask is None:
+        return None
+    if len(losses.shape) == 1:
+        raise ValueError(
+            "The loss gives one number for the whole batch, so no label can be left out of it or "
+            "weigh less. Received: missing labels, a mask or a `sample_weight`. Have it give a "
+            "number for each sample, as `keras.losses.Dice(axis=(1, 2, 3))` does for images."
+        )
+    factors = []
+    if observed is not None:
+        reduced = tuple(range(len(losses.shape), len(observed.shape)))
+        factors.append(ops.all(observed, axis=reduced) if reduced else observed)
+    if weights is not None:
+        factors.append(_matched(weights, tuple(losses.shape), "`sample_weight`", tasks=1))
+    if mask is not None:
+        factors.append(mask)
+    product = math.prod(ops.cast(factor, losses.dtype) for factor in factors)
+    return ops.broadcast_to(product, ops.shape(losses))
+
+
+def _matched(weight: Tensor, shape: Any, name: str, tasks: int = 0) -> Tensor:
+    """A weight that broadcasts over a shape, whose first axes may be of tasks."""
+    matched = match_leading_axes(weight, shape)
+    if matched is None:
+        raise ValueError(
+            f"{name} must have one entry for each sample or for each element: shape "
+            f"{shape[tasks:]}, or its leading axes alone. Received: shape "
+            f"{tuple(weight.shape)[tasks:]}. Reshape it, or leave it out."
+        )
+    return matched

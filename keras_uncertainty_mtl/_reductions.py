@@ -1,0 +1,102 @@
+"""Reductions: from elements to sums, and from sums to means over all replicas of a strategy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def weighted_sum(values: Tensor, weights: Tensor | None, channels: int) -> Tensor:
+    """The sums `Σ w·v`.
+
+    Args:
+        values: Tensor of shape `(tasks, …)`, its last axis of channels where there are several.
+        weights: Tensor of the same shape, or `None` for weights of 1.
+        channels: The number of channels to keep apart, or 1 to sum over all.
+
+    Returns:
+        Tensor of shape `(tasks, channels)`.
+    """
+    if weights is not None:
+        # NaN times 0 is NaN, and must be: a hidden NaN would still have NaN gradients.
+        values = weights * values
+    # One reduced axis, because XLA sums several more slowly on a CPU.
+    return ops.sum(ops.reshape(values, (values.shape[0], -1, channels)), axis=1)
+
+
+def total_weight(values: Tensor, weights: Tensor | None, channels: int) -> Tensor:
+    """The sums `Σ w` of the weights of as many values, by which to divide `Σ w·v`."""
+    if weights is not None:
+        return weighted_sum(weights, None, channels)
+    kept = (values.shape[0], channels)
+    count = ops.cast(ops.size(values), values.dtype) / (kept[0] * kept[1])
+    return ops.broadcast_to(count, kept)
+
+
+def num_replicas() -> int:
+    """The number of replicas of a `tf.distribute` strategy that share a batch; elsewhere 1."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def check_strategy(strategy: Any) -> None:
+    """Refuses a `tf.distribute` strategy that Keras 3 trains no model with (keras issue 20585).
+
+    Args:
+        strategy: A `tf.distribute` strategy.
+
+    Raises:
+        ValueError: If `fit` would fail under the strategy.
+    """
+    import tensorflow as tf
+
+    # A single worker is no cluster, and trains.
+    unsupported = isinstance(strategy, tf.distribute.ParameterServerStrategy) or (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.num_replicas_in_sync > 1
+    )
+    if unsupported:
+        raise ValueError(
+            "Expected a strategy that Keras 3 can train with. "
+            f"Received: {type(strategy).__name__}. For several GPUs of one machine use "
+            "tf.distribute.MirroredStrategy, for several machines "
+            "keras.distribution.initialize() and keras.distribution.DataParallel on the JAX "
+            "backend."
+        )
+
+
+def sum_over_replicas(values: Tensor) -> Tensor:
+    """The sum of the values that the replicas hold, on each of them."""
+    if num_replicas() == 1:
+        return values
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def global_mean(sums: Tensor, totals: Tensor) -> Tensor:
+    """The mean over the elements of the whole global batch; 0 where there are none.
+
+    Keras averages the gradients of the replicas. So each replica's mean has the value of the global
+    one, and the gradient of its own share of it times the number of replicas.
+
+    Args:
+        sums: This replica's sums `Σ w·v`.
+        totals: The sums `Σ w` over all replicas.
+
+    Returns:
+        Tensor of means.
+    """
+    replicas = num_replicas()
+    if replicas == 1:
+        return ops.divide_no_nan(sums, totals)
+    share = ops.divide_no_nan(replicas * sums, totals)
+    value = ops.divide_no_nan(sum_over_replicas(ops.stop_gradient(sums)), totals)
+    return share + ops.stop_gradient(value - share)

@@ -1,0 +1,104 @@
+"""The network without the weighting, for serving."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_uncertainty_mtl._structures import by_task, in_structure_of
+from keras_uncertainty_mtl.weighting import UncertaintyWeighting
+
+
+def inference_model(model: keras.Model) -> keras.Model:
+    """The network alone, without targets and log-variances, on the same layers and weights.
+
+    It answers as the trained model does. The temperature of an exact classification likelihood goes
+    into it as a `keras.layers.Rescaling` of the logits, with the σ of this moment.
+
+    Args:
+        model: A `MultiTaskModel`, or a functional model that holds an `UncertaintyWeighting`.
+
+    Returns:
+        A functional `keras.Model` of those inputs that its predictions need.
+
+    Raises:
+        ValueError: If `model` is not functional.
+
+    Example:
+
+    ```python
+    inference_model(model).export("saved_model")
+    ```
+    """
+    return without_weighting(model, tempered=True)
+
+
+def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
+    """The network of a functional model, with or without the temperatures of its logits."""
+    if not hasattr(model, "operations"):
+        raise ValueError(
+            f"inference_model() expects a functional model or a MultiTaskModel. Received: {model!r}"
+        )
+    parents: dict[int, list[Any]] = {}
+
+    def call_without_weighting(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, UncertaintyWeighting):
+            sources = args[0] if args else kwargs["predictions"]
+            outputs = _tempered(layer, sources) if tempered else sources
+        else:
+            if _holds_weighting(layer):
+                layer = without_weighting(layer, tempered)
+            sources, outputs = (args, kwargs), layer(*args, **kwargs)
+        for output in keras.tree.flatten(outputs):
+            parents.setdefault(id(output), keras.tree.flatten(sources))
+        return outputs
+
+    network = keras.models.clone_model(
+        keras.Model(model.input, model.output),
+        clone_function=lambda layer: layer,
+        call_function=call_without_weighting,
+    )
+    needed = _ancestors(network.outputs, parents)
+    inputs = network.input
+    if isinstance(inputs, dict):
+        inputs = {name: tensor for name, tensor in inputs.items() if id(tensor) in needed}
+    elif isinstance(inputs, (list, tuple)):
+        inputs = [tensor for tensor in inputs if id(tensor) in needed]
+    return keras.Model(inputs, network.output, name=model.name)
+
+
+def _holds_weighting(layer: Any) -> bool:
+    return isinstance(layer, keras.Model) and any(
+        isinstance(inner, UncertaintyWeighting) for inner in layer.layers
+    )
+
+
+def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:
+    """Symbolic predictions, with logits of exact likelihoods at the temperature of this moment."""
+    outputs = by_task(list(weighting.tasks), predictions, "predictions")
+    dtype = "float64" if weighting.variable_dtype == "float64" else "float32"
+    for task, log_variance in weighting.log_variances().items():
+        if weighting.tasks[task].is_tempered:
+            temperature = keras.layers.Rescaling(
+                float(np.exp(-log_variance)), dtype=dtype, name=f"{task}_temperature"
+            )
+            outputs[task] = temperature(outputs[task])
+    return in_structure_of(predictions, outputs)
+
+
+def _ancestors(tensors: list[Any], parents: dict[int, list[Any]]) -> set[int]:
+    """The ids of all symbolic tensors that these are computed from.
+
+    `keras.utils.get_source_inputs` would walk every path of the graph, of which a residual network
+    has exponentially many.
+    """
+    seen: set[int] = set()
+    pending = list(tensors)
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            pending += parents.get(id(tensor), [])
+    return seen

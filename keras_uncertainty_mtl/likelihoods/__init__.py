@@ -1,0 +1,9 @@
+"""Likelihoods: the noise models that turn a task's raw loss into a negative log-likelihood."""
+
+from keras_uncertainty_mtl.likelihoods.base import Likelihood
+from keras_uncertainty_mtl.likelihoods.continuous import Gaussian, Laplace
+from keras_uncertainty_mtl.likelihoods.discrete import Bernoulli, Categorical
+from keras_uncertainty_mtl.likelihoods.gibbs import Gibbs
+from keras_uncertainty_mtl.likelihoods.identifiers import get
+
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "Gibbs", "Laplace", "Likelihood", "get"]
