@@ -1,19 +1,7 @@
-"""Rendered street scenes, as a TensorFlow data set that is made at its first load.
+"""Rendered street scenes, as a TensorFlow data set that is prepared at its first load.
 
-The scenes are laid out by `rendering.layout` and ray-cast with Embree (`embreex`), the meshes come
-from `trimesh`, light and textures are computed with NumPy. Also tried, on a machine without a
-screen or a graphics card:
-
-- `mitsuba`: light that is truer than ours, but 0.1 s for 150 untextured boxes at 16 rays a pixel,
-  a binary of 190 MB, and its faster variants need LLVM installed beside it.
-- `open3d`: the same Embree within 900 MB, and no import without the system's libusb.
-- `pyrender`: no import without the system's OSMesa.
-- `moderngl`, `vtk`: draw with whatever OpenGL driver there is, so that the same seed would give
-  other bytes on another machine; the second is 560 MB.
-
-`embreex` and `trimesh` are 50 MB, need nothing of the system, cast 65,000 rays in some 20 ms, and
-answer what the labels and the stereo camera's holes need: which face, how far, and seen from there
-or not.
+`trimesh` makes the meshes, Embree (`embreex`) casts the rays, and NumPy computes light and
+textures. Rendering needs no screen, graphics card or system library, and a seed fixes its bytes.
 """
 
 from __future__ import annotations
@@ -35,14 +23,14 @@ INSTANCE_CLASSES = [int(Label.PERSON), int(Label.CAR)]
 
 @dataclass
 class StreetsConfig(tfds.core.BuilderConfig):
-    """One set of street scenes.
+    """Size and seed of a set of street scenes.
 
     Args:
-        height: Of the images in pixels.
-        width: Of the images in pixels.
-        train_images: How many examples there are to train on.
-        test_images: How many there are to test on.
-        seed: The same seed gives the same bytes.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        train_images: Number of training images.
+        test_images: Number of test images.
+        seed: Random seed; the same seed gives the same bytes.
     """
 
     height: int = 64
@@ -58,7 +46,7 @@ class Streets(tfds.core.GeneratorBasedBuilder):
     Example:
 
     ```python
-    from examples.scenes import streets  # tells TensorFlow Datasets of it
+    from examples.scenes import streets  # registers the data set
 
     train, test = tfds.load("streets", split=["train", "test"])
     small = streets.StreetsConfig(name="32x64", height=32, width=64)
@@ -90,10 +78,10 @@ class Streets(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: int, images: int) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
-        # Each image has a generator of its own, so that it does not depend on those before it.
+        # One seed per image, so that no image depends on the others.
         jobs = (
             joblib.delayed(render)((config.seed, split, index), config.height, config.width)
             for index in range(images)
         )
-        # Processes, because threads would wait for each other: half of the work is Python's.
+        # Processes rather than threads, because half of the work holds the GIL.
         yield from enumerate(joblib.Parallel(n_jobs=-1, return_as="generator")(jobs))

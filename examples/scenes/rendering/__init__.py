@@ -1,1 +1,1 @@
-"""Street scenes: laid out at random, ray-cast with Embree, shaded with NumPy."""
+"""Rendering of random street scenes: ray casting with Embree, shading with NumPy."""

@@ -1,4 +1,4 @@
-"""A pinhole camera, and what its rays meet."""
+"""A pinhole camera, and ray casting with Embree."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from embreex.rtcore_scene import EmbreeScene
 from examples.scenes.rendering.layout import Street
 from examples.scenes.rendering.shapes import Array, Assembly
 
-# Those of the Cityscapes camera: the focal length in widths of the image, the baseline in metres.
+# The Cityscapes camera: focal length in image widths, baseline in metres.
 FOCAL_LENGTH = 1.1
 BASELINE = 0.21
-# Secondary rays start this far off the surface that they leave, in metres.
+# Secondary rays start this far off their surface, in metres, or it would block them.
 OFFSET = 2e-3
 
 
@@ -24,8 +24,8 @@ class Camera:
     """A pinhole camera.
 
     Args:
-        position: Where it is, m.
-        axes: Rows: to the right, downwards and ahead in the image, as unit vectors.
+        position: Position, m.
+        axes: Unit vectors as rows: right, down and ahead in the image.
     """
 
     position: Array
@@ -42,12 +42,12 @@ class Camera:
         return cls(street.camera, np.stack([right, np.cross(ahead, right), ahead]))
 
     def rays(self, height: int, width: int, samples: int = 1) -> Array:
-        """The directions of the rays through an image, each of length 1 along the optical axis.
+        """Ray directions through an image, each of length 1 along the optical axis.
 
         Args:
-            height: Of the image in pixels.
-            width: Of the image in pixels.
-            samples: How many rays there are along each side of a pixel.
+            height: Image height in pixels.
+            width: Image width in pixels.
+            samples: Number of rays along each side of a pixel.
 
         Returns:
             Array (height · samples, width · samples, 3).
@@ -60,11 +60,11 @@ class Camera:
 
 @dataclass(frozen=True)
 class Hits:
-    """What rays met first.
+    """First intersections of rays with surfaces.
 
     Args:
-        depth: How far along the ray, in lengths of its direction; infinite if it met nothing.
-        surface: Index of the surface, -1 if it met nothing.
+        depth: Distance in lengths of the ray's direction; infinite if nothing is hit.
+        surface: Index of the surface; -1 if nothing is hit.
         normal: Unit normal that faces the ray.
     """
 
@@ -74,10 +74,10 @@ class Hits:
 
 
 class RayCaster:
-    """Embree's search tree over an assembly.
+    """Ray casting against an assembly, with Embree's search tree.
 
     Args:
-        assembly: The meshes.
+        assembly: Meshes of the scene.
     """
 
     def __init__(self, assembly: Assembly) -> None:
@@ -90,11 +90,11 @@ class RayCaster:
         )
 
     def first_hits(self, origin: Array, directions: Array) -> Hits:
-        """What rays from one point meet first.
+        """First intersections of rays from one point.
 
         Args:
-            origin: Where the rays start, (3,).
-            directions: Their directions, (N, 3).
+            origin: Start of the rays, (3,).
+            directions: Directions of the rays, (N, 3).
 
         Returns:
             A `Hits`.
@@ -114,15 +114,15 @@ class RayCaster:
         )
 
     def blocked(self, origins: Array, directions: Array, reach: float) -> npt.NDArray[np.bool_]:
-        """Whether anything stands in the way of rays.
+        """Occlusion of rays.
 
         Args:
-            origins: Where the rays start, (N, 3).
-            directions: Their directions, (N, 3).
-            reach: How far they go, in lengths of their direction.
+            origins: Start of each ray, (N, 3).
+            directions: Directions of the rays, (N, 3).
+            reach: Length of the rays, in lengths of their direction.
 
         Returns:
-            Boolean array (N,).
+            Boolean array (N,), `True` where a surface blocks the ray.
         """
         found = self._scene.run(
             origins.astype(np.float32),

@@ -1,4 +1,4 @@
-"""Where everything stands: one street, laid out at random."""
+"""Random layout of a street."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ KERB = 0.13
 
 @dataclass(frozen=True)
 class Street:
-    """A street, and the camera that looks along it.
+    """A street, and the pose of the camera on it.
 
     Args:
-        assembly: All that stands there.
-        markings: The street's course and what is painted on it.
+        assembly: Meshes of the street.
+        markings: Course and markings of the road.
         camera: Position of the camera, m.
         yaw: Angle of the camera about z, radians.
-        pitch: How far the camera looks down, radians.
+        pitch: Downward angle of the camera, radians.
         roll: Angle of the camera about its optical axis, radians.
     """
 
@@ -54,7 +54,7 @@ def random_street(rng: np.random.Generator) -> Street:
     """Lays out a street.
 
     Args:
-        rng: Where all that is random comes from.
+        rng: Random number generator.
 
     Returns:
         A `Street`.
@@ -95,7 +95,7 @@ def random_street(rng: np.random.Generator) -> Street:
 
 
 class _Site:
-    """A street that is being laid out; side 1 is on the right, where one drives, side -1 left."""
+    """A street during its layout. Side 1 is the right, where the camera drives; side -1 is left."""
 
     def __init__(self, rng: np.random.Generator, markings: StreetMarkings, pavement: float) -> None:
         self.rng = rng
@@ -107,7 +107,7 @@ class _Site:
         self.cars = count(Label.CAR * INSTANCES_PER_CLASS)
 
     def place(self, along: float, across: float, turn: float = 0.0) -> Place:
-        """The spot so far along the street, and so far to the right of its middle."""
+        """The place at a distance along the street, and to the right of its middle."""
         curve = self.markings.curve
         height = KERB if abs(across) > self.road else 0.0
         x = 0.5 * curve * along**2 + across
@@ -116,7 +116,7 @@ class _Site:
     def spaced(
         self, start: float, step: float, until: float = FAR, jitter: float = 0.4
     ) -> Iterator[float]:
-        """Distances from `start` on, one every `step` or so."""
+        """Random distances from `start` on, about `step` apart."""
         along = start + self.rng.uniform(0.0, step)
         while along < until:
             yield along
@@ -150,7 +150,7 @@ def _add_ground(site: _Site) -> None:
 
 
 def _add_row(site: _Site, side: int) -> None:
-    """Houses and gardens along one side of the street, up to its end."""
+    """Adds houses and gardens along one side of the street."""
     rng = site.rng
     built_up = rng.choice([0.0, 0.5, 0.9], p=[0.15, 0.35, 0.5])
     setback = rng.choice([0.0, rng.uniform(1.0, 8.0)])
@@ -172,7 +172,7 @@ def _add_row(site: _Site, side: int) -> None:
 
 
 def _add_furniture(site: _Site, side: int) -> None:
-    """Posts and trees along the kerb, and what stands about on the pavement."""
+    """Adds posts and trees along the kerb, and clutter on the pavement."""
     rng = site.rng
     inwards = np.pi if side > 0 else 0.0
     for along in site.spaced(6.0, rng.uniform(12.0, 30.0)):
@@ -189,7 +189,7 @@ def _add_furniture(site: _Site, side: int) -> None:
 
 
 def _add_traffic(site: _Site, side: int) -> None:
-    """Cars, parked where the road is wide enough for it, and moving."""
+    """Adds moving cars, and parked cars if the road is wide enough."""
     rng = site.rng
     heading = 0.0 if side > 0 else np.pi
     if site.road > 4.5 and rng.random() < 0.75:
@@ -206,7 +206,7 @@ def _add_traffic(site: _Site, side: int) -> None:
 
 
 def _add_walkers(site: _Site, side: int) -> None:
-    """People on the pavement, alone and in groups."""
+    """Adds people on the pavement, alone and in groups."""
     rng = site.rng
     for along in site.spaced(5.0, rng.uniform(3.0, 14.0), until=60.0):
         for _ in range(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1])):

@@ -1,4 +1,4 @@
-"""What stands in a street: buildings, trees, cars, people, poles, each put together from shapes."""
+"""Objects of a street, made of shapes: buildings, trees, cars, people, poles."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SKINS: list[Colour] = [(0.55, 0.36, 0.26), (0.35, 0.2, 0.13), (0.16, 0.09, 0.06)
 
 
 class Label(IntEnum):
-    """The classes of a rendered street; what is unlabelled has none of them."""
+    """The classes of a rendered street, and the id of unlabelled surfaces."""
 
     ROAD = 0
     PAVEMENT = 1
@@ -59,13 +59,13 @@ class Label(IntEnum):
 
 
 class Place:
-    """A spot on the ground, and which way is ahead there.
+    """A position on the ground, and a heading.
 
     Args:
-        x: To the right, m.
-        y: Ahead, m.
-        z: Upwards, m.
-        turn: The angle about z by which ahead differs from the y axis, in radians.
+        x: Position to the right, m.
+        y: Position ahead, m.
+        z: Position upwards, m.
+        turn: Angle of the heading about z, from the y axis, radians.
     """
 
     def __init__(self, x: float, y: float, z: float, turn: float) -> None:
@@ -78,7 +78,7 @@ class Place:
         turn: float = 0.0,
         tilt: float = 0.0,
     ) -> np.ndarray:
-        """The matrix of a shape at an offset from here, in this place's own directions."""
+        """The matrix of a shape whose offset, turn and tilt are relative to this place."""
         local = pose(offset, size, turn, tilt)
         return np.asarray(pose((self.x, self.y, self.z), turn=self.turn) @ local)
 
@@ -86,7 +86,7 @@ class Place:
 def add_building(
     assembly: Assembly, rng: np.random.Generator, place: Place, width: float, height: float
 ) -> None:
-    """A house: its front at the place and `width` along y, its depth along x."""
+    """Adds a house with its front at the place, its width along y and its depth along x."""
     depth = rng.uniform(8.0, 14.0)
     centre = 0.5 * depth
     shade = rng.uniform(0.6, 1.25)
@@ -118,7 +118,7 @@ def add_building(
 
 
 def add_tree(assembly: Assembly, rng: np.random.Generator, place: Place) -> None:
-    """A trunk under a crown of several overlapping balls, some of them thin."""
+    """Adds a trunk under a crown of overlapping ellipsoids."""
     height = rng.uniform(3.5, 10.0)
     trunk_height = height * rng.uniform(0.25, 0.5)
     bark = Surface(Label.VEGETATION, Material.CLOTH, _tinted(rng, [WOOD]))
@@ -136,7 +136,7 @@ def add_tree(assembly: Assembly, rng: np.random.Generator, place: Place) -> None
 
 
 def add_bush(assembly: Assembly, rng: np.random.Generator, place: Place) -> None:
-    """A few low balls of leaves."""
+    """Adds a few low ellipsoids of leaves."""
     leaves = _leaves(rng)
     for _ in range(rng.integers(2, 5)):
         x, y = rng.normal(0.0, 0.6, 2)
@@ -145,7 +145,7 @@ def add_bush(assembly: Assembly, rng: np.random.Generator, place: Place) -> None
 
 
 def add_car(assembly: Assembly, rng: np.random.Generator, place: Place, instance: int) -> None:
-    """A car that faces along y: a hatchback, a saloon or a van."""
+    """Adds a hatchback, a saloon or a van that faces along y."""
 
     def surface(material: Material, colour: Colour) -> Surface:
         return Surface(Label.CAR, material, colour, instance)
@@ -164,7 +164,6 @@ def add_car(assembly: Assembly, rng: np.random.Generator, place: Place, instance
 
     body = frustum((0.94, 0.96))
     assembly.add(body, paint, place.pose((0.0, 0.0, 0.25), (width, length, waist - 0.25)))
-    # Glass all round, with a roof and pillars of paint over it.
     shape = frustum((0.8, taper), shift=-0.03)
     assembly.add(
         shape, glass, place.pose((0.0, cabin_shift, waist), (0.93 * width, cabin_length, cabin))
@@ -193,7 +192,7 @@ def add_car(assembly: Assembly, rng: np.random.Generator, place: Place, instance
 
 
 def add_person(assembly: Assembly, rng: np.random.Generator, place: Place, instance: int) -> None:
-    """Somebody who walks along y."""
+    """Adds a person who walks along y."""
 
     def surface(colour: Colour) -> Surface:
         return Surface(Label.PERSON, Material.CLOTH, colour, instance)
@@ -222,7 +221,7 @@ def add_person(assembly: Assembly, rng: np.random.Generator, place: Place, insta
 
 
 def add_lamp_post(assembly: Assembly, rng: np.random.Generator, place: Place) -> None:
-    """A tall mast, with an arm that reaches out along x."""
+    """Adds a tall mast with an arm along x."""
     height = rng.uniform(4.5, 8.0)
     steel = Surface(Label.POLE, Material.PLAIN, _tinted(rng, [STEEL, (0.08, 0.1, 0.09)]))
     assembly.add(cylinder(), steel, place.pose((0.0, 0.0, 0.0), (0.2, 0.2, height)))
@@ -232,7 +231,7 @@ def add_lamp_post(assembly: Assembly, rng: np.random.Generator, place: Place) ->
 
 
 def add_sign(assembly: Assembly, rng: np.random.Generator, place: Place) -> None:
-    """A traffic sign on a thin post, which faces who comes along y; its face has no label."""
+    """Adds a traffic sign that faces traffic along y; its face is unlabelled."""
     height = rng.uniform(2.0, 3.0)
     steel = Surface(Label.POLE, Material.PLAIN, STEEL)
     assembly.add(cylinder(), steel, place.pose((0.0, 0.0, 0.0), (0.1, 0.1, height)))
@@ -243,7 +242,7 @@ def add_sign(assembly: Assembly, rng: np.random.Generator, place: Place) -> None
 
 
 def add_clutter(assembly: Assembly, rng: np.random.Generator, place: Place) -> None:
-    """A bin, a box, a bench: things of no class."""
+    """Adds an unlabelled box: a bin, a crate or a bench."""
     colour: Colour = tuple(rng.uniform(0.03, 0.4, 3))
     thing = Surface(Label.UNLABELLED, Material.CLOTH, colour)
     size = tuple(rng.uniform((0.4, 0.4, 0.5), (1.0, 1.6, 1.3)))
@@ -251,7 +250,7 @@ def add_clutter(assembly: Assembly, rng: np.random.Generator, place: Place) -> N
 
 
 def add_bonnet(assembly: Assembly, rng: np.random.Generator, place: Place) -> None:
-    """The bonnet of the car that carries the camera, which has no label."""
+    """Adds the unlabelled bonnet of the camera's own car."""
     paint = Surface(Label.UNLABELLED, Material.GLOSSY, _tinted(rng, CAR_PAINTS))
     assembly.add(sphere(3), paint, place.pose((0.0, 0.0, 0.0), (2.2, 3.2, 0.7)))
 

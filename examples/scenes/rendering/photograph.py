@@ -1,4 +1,4 @@
-"""What the camera sees: light, shadow, haze, and the noise of the sensor."""
+"""Photographs of a street: light, shadow, haze and sensor noise."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from examples.scenes.rendering.layout import Street
 from examples.scenes.rendering.shapes import Array, Material
 from examples.scenes.rendering.textures import albedo, value_noise
 
-# Rays along each side of a pixel, whose mean is its colour.
+# Rays along each side of a pixel.
 SAMPLES = 2
-# Rays that find out how much of the sky a point sees, and how far they go, m.
+# Ambient occlusion: rays per point, and their reach in lengths of their direction.
 AMBIENT_RAYS = 2
 AMBIENT_REACH = 4.0
 SENSOR_GAMMA = 2.2
@@ -26,10 +26,10 @@ class Weather:
 
     Args:
         sun: Direction towards the sun.
-        sunlight: Colour of the sun's light; 0 when it is overcast.
+        sunlight: Colour of the sun's light; 0 under an overcast sky.
         zenith: Colour of the sky overhead.
-        horizon: Colour of the sky, and of the haze, low down.
-        clouds: How much of the sky is clouded, between 0 and 1.
+        horizon: Colour of the haze and of the sky at the horizon.
+        clouds: Cloud cover between 0 and 1.
         visibility: The distance at which haze leaves 1/e of the contrast, m.
     """
 
@@ -42,7 +42,7 @@ class Weather:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Weather:
-        """The weather of some day."""
+        """Draws the weather of a day."""
         bearing, elevation = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.15, 1.2)
         sun = np.array(
             [
@@ -81,11 +81,11 @@ def photograph(
     """Takes a picture of a street.
 
     Args:
-        rng: Where all that is random comes from.
-        street: The street.
-        caster: The search tree over all that stands there.
-        height: Of the image in pixels.
-        width: Of the image in pixels.
+        rng: Random number generator.
+        street: Street in the picture.
+        caster: Ray caster of the street's meshes.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Returns:
         RGB image (height, width, 3).
@@ -104,7 +104,7 @@ def _radiance(
     camera: Camera,
     directions: Array,
 ) -> Array:
-    """The light that comes along each ray."""
+    """The radiance along each ray."""
     weather = Weather.random(rng)
     hits = caster.first_hits(camera.position, directions)
     lengths = np.linalg.norm(directions, axis=1)
@@ -142,7 +142,7 @@ def _radiance(
     slant = 1.0 + towards
     sheen = (0.06 + 0.6 * np.clip(slant, 0.0, 1.0) ** 4)[:, None]
     glint = np.maximum(mirrored @ weather.sun, 0.0) ** 60 * (facing[glossy] > 0)
-    # What a car mirrors below the horizon is the street.
+    # Below the horizon, a car mirrors the street.
     mirror = np.where(mirrored[:, 2:] > 0.05, _sky(weather, mirrored), 0.15 * weather.horizon)
     shaded[glossy] += sheen * mirror + 0.3 * glint[:, None] * weather.sunlight
 
@@ -154,7 +154,6 @@ def _radiance(
 def _sky(weather: Weather, directions: Array) -> Array:
     up = np.clip(directions[:, 2:], 0.0, 1.0)
     clear = weather.horizon + (weather.zenith - weather.horizon) * up**0.6
-    # Clouds on a plane overhead.
     plane = directions[:, :2] / (up + 0.12)
     billow = 0.6 * value_noise(plane, 0.8, seed=20) + 0.4 * value_noise(plane, 2.3, seed=21)
     cover = np.clip(4.0 * (billow - 0.9 + 0.7 * weather.clouds), 0.0, 1.0)[:, None]
@@ -165,7 +164,7 @@ def _sky(weather: Weather, directions: Array) -> Array:
 
 
 def _develop(rng: np.random.Generator, light: Array) -> npt.NDArray[np.uint8]:
-    """Exposure, white balance, the noise of photons and of reading them out, and 8 bits."""
+    """Applies exposure, white balance, photon and read-out noise, and 8-bit quantization."""
     exposed = light * rng.uniform(0.14, 0.3) / np.mean(np.minimum(light, 1.5))
     exposed = exposed * rng.uniform(0.9, 1.1, 3)
     photons = rng.uniform(150.0, 1500.0)

@@ -1,4 +1,4 @@
-"""One example: an image of a street, and what each of its pixels shows."""
+"""Rendering of an example: an image of a street, and its pixelwise targets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ def render(seed: Sequence[int], height: int, width: int) -> dict[str, Any]:
     """Renders a random street.
 
     Args:
-        seed: Numbers that are not negative; the same ones give the same street.
-        height: Of the image in pixels.
-        width: Of the image in pixels.
+        seed: Non-negative integers; the same ones give the same street.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Returns:
-        Dict with `image` uint8 (H, W, 3); `classes` uint8 (H, W), 255 where there is no label;
-        `instances` int32 (H, W), 0 where there is none; `inverse_depth` float32 (H, W), NaN where
-        it is not known.
+        Dict of features, see `scene_features`.
     """
     rng = np.random.default_rng(seed)
     street = random_street(rng)
@@ -35,7 +33,7 @@ def render(seed: Sequence[int], height: int, width: int) -> dict[str, Any]:
     camera = Camera.of(street)
     hits = caster.first_hits(camera.position, camera.rays(height, width).reshape(-1, 3))
     surfaces = street.assembly.surfaces
-    # The last entry is what index -1, a ray that meets nothing, finds.
+    # The index of a ray that hits nothing, -1, selects the last entry.
     labels = np.array([*(surface.label for surface in surfaces), Label.SKY], np.uint8)
     instances = np.array([*(surface.instance for surface in surfaces), 0], np.int32)
     depth = hits.depth.reshape(height, width)

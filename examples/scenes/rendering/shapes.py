@@ -1,4 +1,4 @@
-"""Triangle meshes, and the surfaces that they are made of."""
+"""Triangle meshes and their surfaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Colour = tuple[float, float, float]
 
 
 class Material(IntEnum):
-    """What a surface looks like from near by; `textures.albedo` paints it."""
+    """The material of a surface, which `textures.albedo` paints."""
 
     PLAIN = 0
     ASPHALT = 1
@@ -31,14 +31,14 @@ class Material(IntEnum):
 
 @dataclass(frozen=True)
 class Surface:
-    """What a part of a mesh is.
+    """Labels and appearance of a part of a mesh.
 
     Args:
-        label: The class of its pixels.
-        material: Its texture.
-        colour: Its base colour, linear RGB between 0 and 1.
-        instance: The instance that it belongs to; 0 for none.
-        pattern: Two numbers that vary the texture, between 0 and 1.
+        label: Class of its pixels.
+        material: Material that chooses the texture.
+        colour: Base colour, linear RGB between 0 and 1.
+        instance: Instance id; 0 for none.
+        pattern: Two numbers between 0 and 1 that vary the texture.
     """
 
     label: int
@@ -50,7 +50,7 @@ class Surface:
 
 @dataclass
 class Assembly:
-    """Meshes put together into one, with the surface of each face."""
+    """Several meshes as one, with the surface of each face."""
 
     vertices: list[Array] = field(default_factory=list)
     faces: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -63,8 +63,8 @@ class Assembly:
 
         Args:
             mesh: Vertices (V, 3) and triangles (F, 3).
-            surface: What it is made of.
-            pose: Homogeneous 4×4 matrix that moves it to its place.
+            surface: Surface of all its faces.
+            pose: Homogeneous 4×4 matrix that moves the mesh to its place.
         """
         vertices, faces = mesh
         if pose is not None:
@@ -90,12 +90,12 @@ def cylinder() -> Mesh:
 
 @cache
 def sphere(subdivisions: int = 1) -> Mesh:
-    """A sphere of diameter 1 about the origin, of 20 · 4^`subdivisions` triangles."""
+    """A sphere of diameter 1 about the origin, with 20 · 4^`subdivisions` triangles."""
     return _unit(trimesh.creation.icosphere(subdivisions=subdivisions, radius=0.5), lift=0.0)
 
 
 def frustum(top: tuple[float, float], shift: float = 0.0) -> Mesh:
-    """The unit box with its upper face scaled to `top`, and moved along y by `shift`."""
+    """The unit box with its upper face scaled by `top` and shifted along y."""
     vertices, faces = box()
     vertices = vertices.copy()
     upper = vertices[:, 2] > 0.5
@@ -104,7 +104,7 @@ def frustum(top: tuple[float, float], shift: float = 0.0) -> Mesh:
 
 
 def ribbon(left: Array, right: Array) -> Mesh:
-    """The surface between two lines, each of them points (N, 3)."""
+    """The surface between two lines of points (N, 3)."""
     count = len(left)
     first = np.arange(count - 1)
     faces = np.concatenate(
@@ -125,8 +125,8 @@ def pose(
     """The matrix that scales a shape, tilts it about x, turns it about z, and moves it.
 
     Args:
-        position: Where its origin goes.
-        size: Its extent along x, y and z.
+        position: Position of the shape's origin.
+        size: Scale along x, y and z.
         turn: Angle about z in radians.
         tilt: Angle about x in radians.
 

@@ -1,4 +1,4 @@
-"""Depth as a stereo matcher measures it: with noise, and with holes."""
+"""Depth as a stereo matcher measures it: disparity with noise and holes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from scipy import ndimage
 from examples.scenes.rendering.camera import BASELINE, FOCAL_LENGTH, Camera, RayCaster
 from examples.scenes.rendering.shapes import Array
 
-# A matcher searches so far and no further, in widths of the image.
+# Largest disparity that a matcher searches, in image widths.
 SEARCH_RANGE = 1.0 / 16.0
-# Contrast, of 255 levels, below which two patches often look alike.
+# Matches are ambiguous below this contrast, of 255 levels.
 LOW_CONTRAST = 5.0
-# Of the disparity, in pixels.
+# Standard deviation of the disparity, in pixels.
 NOISE = 0.05
-# How much of the way to a surface has to be clear for it to be seen, the surface itself left out.
+# Rays end just before their surface, or it would block them.
 ALMOST_THERE = 0.99
 
 
@@ -26,21 +26,20 @@ def measured_disparity(
     depth: Array,
     image: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.float32]:
-    """The disparity that is found between a camera's image and that of a second one beside it.
+    """The disparity between the images of a camera and of a second one to its right.
 
-    It has holes where the second camera does not see what the first one sees, where there is
-    nothing near enough, or something too near, where the image has no texture, and in speckles.
+    Disparity is inverse depth times focal length and baseline. It has holes where the second image
+    is occluded, depth is infinite or very small, or contrast is low. Random speckles are holes too.
 
     Args:
-        rng: Where all that is random comes from.
-        caster: The search tree over all that is seen.
-        camera: The first camera.
-        depth: True depth of each pixel, m, infinite where there is nothing.
-        image: What the first camera sees, (H, W, 3).
+        rng: Random number generator.
+        caster: Ray caster of the scene's meshes.
+        camera: First camera.
+        depth: True depth of each pixel, m; infinite for the sky.
+        image: Image of the first camera, (H, W, 3).
 
     Returns:
-        Disparity in pixels, which is inverse depth times focal length and baseline, (H, W); NaN
-        where it is not known.
+        Disparity in pixels, (H, W); NaN where unknown.
     """
     width = depth.shape[1]
     disparity = FOCAL_LENGTH * width * BASELINE / depth
@@ -70,6 +69,6 @@ def _seen_by_both(
 
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Noise of unit variance that is alike in neighbouring pixels."""
+    """Noise of unit variance that is correlated between neighbouring pixels."""
     noise = ndimage.gaussian_filter(rng.normal(size=shape), 1.2)
     return np.asarray(noise / noise.std())

@@ -1,4 +1,4 @@
-"""What surfaces look like from near by: procedural textures in world coordinates."""
+"""Procedural textures of surfaces in world coordinates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def value_noise(points: Array, frequency: float, seed: int = 0) -> Array:
     """Smooth noise between 0 and 1.
 
     Args:
-        points: Where, (N, D).
-        frequency: How many bumps there are to a unit of length.
-        seed: Which noise.
+        points: Coordinates, (N, D).
+        frequency: Lattice points per unit of length.
+        seed: Random seed.
 
     Returns:
         Array (N,).
@@ -52,12 +52,12 @@ def albedo(
     """The colour of surfaces at points on them.
 
     Args:
-        material: The `Material` at each point, (N,).
-        colour: The base colour at each point, (N, 3).
-        pattern: The two numbers that vary the texture at each point, (N, 2).
+        material: `Material` at each point, (N,).
+        colour: Base colour at each point, (N, 3).
+        pattern: `Surface.pattern` at each point, (N, 2).
         points: World coordinates, (N, 3).
         normals: Unit normals, (N, 3).
-        street: Where the road's markings are.
+        street: Course and markings of the road.
 
     Returns:
         Linear RGB, (N, 3).
@@ -79,13 +79,13 @@ def albedo(
 
 
 class StreetMarkings:
-    """The coordinates along and across a street, and what is painted on its road.
+    """The course of a street, and the markings of its road.
 
     Args:
         curve: Curvature of the street, 1/m.
         half_width: Half the width of the road, m.
-        crossing: How far away a zebra crossing is, m.
-        lines: Whether the road has a line in its middle and along its edges.
+        crossing: Distance to a zebra crossing, m; infinite for none.
+        lines: If `True`, the road has lines in its middle and along its edges.
     """
 
     def __init__(self, curve: float, half_width: float, crossing: float, lines: bool) -> None:
@@ -95,7 +95,7 @@ class StreetMarkings:
         self.lines = lines
 
     def along_and_across(self, points: Array) -> tuple[Array, Array]:
-        """How far along the street points are, and how far from its middle."""
+        """Distances of points along the street, and to the right of its middle."""
         return points[:, 1], points[:, 0] - 0.5 * self.curve * points[:, 1] ** 2
 
 
@@ -105,7 +105,7 @@ def _asphalt(
     along, across = street.along_and_across(points)
     grain = value_noise(points[:, :2], 9.0)
     patches = value_noise(points[:, :2], 0.25, seed=1)
-    # Tyres polish and darken two tracks in each lane.
+    # Tyres darken two tracks in each lane.
     tracks = np.cos(2.0 * np.pi * across / (0.5 * street.half_width))
     shade = 0.65 + 0.3 * grain + 0.35 * patches + 0.06 * tracks
     shade *= np.where(value_noise(points[:, :2], 0.12, seed=2) > 0.72, 0.7, 1.0)
@@ -161,7 +161,7 @@ def _facade(
     frame = wall & ~window & (np.abs(storey % 1.0 - 0.55) < 0.34)
     frame &= np.abs(column % 1.0 - 0.5) < 0.26 + 0.22 * pattern[:, 1]
     result = np.where(frame[:, None], 0.5 * result + 0.25, result)
-    # Panes reflect now a dark room, now the sky, now a curtain.
+    # Panes show dark rooms, the sky or curtains.
     pane = _hash(cell, 9)[:, None]
     curtain = (_hash(cell, 10) > 0.75)[:, None]
     glass = np.array([0.05, 0.06, 0.08]) + pane**3 * np.array([0.3, 0.38, 0.45])
@@ -187,7 +187,7 @@ def _cloth(
 
 
 def _hash(lattice: npt.NDArray[np.int64], seed: int) -> Array:
-    """A number between 0 and 1 for each lattice point, of integer coordinates (N, D)."""
+    """A number between 0 and 1 for each lattice point of integer coordinates (N, D)."""
     primes = (73_856_093, 19_349_663, 83_492_791)
     mixed = np.full(len(lattice), seed * 2_654_435_761 % 2**32, np.uint32)
     for axis in range(lattice.shape[1]):
