@@ -1,7 +1,7 @@
 """Cityscapes at the size of the paper's "tiny Cityscapes", from the official archives.
 
-The `cityscapes` of TensorFlow Datasets has classes, instances and disparity in configurations of
-their own, at the full size, and not as the benchmark's 19 classes.
+The `cityscapes` of TensorFlow Datasets has the full size only, and not the benchmark's 19 classes.
+Classes, instances and disparity are in separate configurations there.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from examples.scenes.features import class_metadata, scene_features
 from examples.scenes.labels import INSTANCES_PER_CLASS, UNLABELLED
 
 SITE = "https://www.cityscapes-dataset.com/downloads/"
-# The official test split has no public labels, so that the official validation split is the test
-# split here, as it is in the paper.
+# The official test split has no public labels. As in the paper, the validation split is tested on.
 SPLITS = {"train": "train", "test": "val"}
 
 TRAIN_IDS = sorted(train_id for train_id in trainId2label if train_id not in (-1, UNLABELLED))
 CLASS_NAMES = [trainId2label[train_id].name for train_id in TRAIN_IDS]
 INSTANCE_CLASSES = [train_id for train_id in TRAIN_IDS if trainId2label[train_id].hasInstances]
-# From the ids in the files to those of the classes.
 TRAIN_ID_OF_ID = np.full(256, UNLABELLED, np.uint8)
 for _id, _label in id2label.items():
     if _id >= 0 and _label.trainId in TRAIN_IDS:
@@ -39,12 +37,12 @@ for _id, _label in id2label.items():
 
 @dataclass(frozen=True)
 class Package:
-    """One of the archives, and how its files are named.
+    """The files of one kind in an archive.
 
     Args:
-        archive: Name of the archive.
-        folder: The folder that its files are in.
-        suffix: What the names of its files end with, after `{city}_{sequence}_{frame}`.
+        archive: Archive name.
+        folder: Top folder of the files.
+        suffix: End of the file names, after `{city}_{sequence}_{frame}`.
     """
 
     archive: str
@@ -52,7 +50,7 @@ class Package:
     suffix: str
 
     def member(self, split: str, scene: str) -> str:
-        """The name of a scene's file."""
+        """The name of a scene's file in the archive."""
         city = scene.split("_")[0]
         return f"{self.folder}/{split}/{city}/{scene}{self.suffix}"
 
@@ -68,8 +66,8 @@ class CityscapesConfig(tfds.core.BuilderConfig):
     """Cityscapes at one size.
 
     Args:
-        height: Of the images in pixels.
-        width: Of the images in pixels.
+        height: Image height in pixels.
+        width: Image width in pixels.
     """
 
     height: int = 128
@@ -77,12 +75,12 @@ class CityscapesConfig(tfds.core.BuilderConfig):
 
 
 class CityscapesScenes(tfds.core.GeneratorBasedBuilder):
-    """Cityscapes with classes, instances and disparity, read straight out of the archives.
+    """Cityscapes with classes, instances and disparity, read directly from the archives.
 
     Example:
 
     ```python
-    from examples.scenes import cityscapes  # tells TensorFlow Datasets of it
+    from examples.scenes import cityscapes  # registers the data set
 
     train, test = tfds.load("cityscapes_scenes", split=["train", "test"])
     ```
@@ -96,8 +94,8 @@ class CityscapesScenes(tfds.core.GeneratorBasedBuilder):
         CityscapesConfig(name="128x256", description="The paper's tiny Cityscapes."),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"Get {IMAGES.archive}, {CLASSES.archive} and {DISPARITY.archive} from {SITE} and leave "
-        "them packed."
+        f"Get {IMAGES.archive}, {CLASSES.archive} and {DISPARITY.archive} from {SITE}. "
+        "Do not unpack them."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -130,7 +128,7 @@ class CityscapesScenes(tfds.core.GeneratorBasedBuilder):
             classes = _nearest(read(CLASSES, scene, tf.uint8), size)
             instances = _nearest(read(INSTANCES, scene, tf.uint16), size)
             disparity = read(DISPARITY, scene, tf.uint16)
-            # A disparity is a distance in pixels, and so shrinks with the width of the image.
+            # Disparity is in pixels, so it scales with the image width.
             scale = size[1] / int(disparity.shape[1])
             yield (
                 scene,
@@ -147,11 +145,11 @@ class Archive:
     """One of the official archives.
 
     Args:
-        path: Where it is.
+        path: Path of the ZIP file.
 
     Raises:
-        FileNotFoundError: If it is missing.
-        ValueError: If it is damaged, or not what its name says.
+        FileNotFoundError: If the file is missing.
+        ValueError: If the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -164,17 +162,17 @@ class Archive:
             raise ValueError(self._advice("is damaged")) from error
 
     def scenes(self, package: Package, split: str) -> list[str]:
-        """The scenes of a split, `{city}_{sequence}_{frame}`, in order.
+        """The scenes of a split.
 
         Args:
-            package: What the archive is supposed to hold.
+            package: The files whose names are read.
             split: An official split: `train` or `val`.
 
         Returns:
-            Sorted list of names.
+            Sorted list of names `{city}_{sequence}_{frame}`.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If the archive has no such files.
         """
         prefix = f"{package.folder}/{split}/"
         scenes = [
@@ -187,17 +185,17 @@ class Archive:
         return sorted(scenes)
 
     def read_png(self, member: str, dtype: tf.DType) -> tf.Tensor:
-        """The pixels of a PNG file, (H, W, channels).
+        """Reads a PNG file.
 
         Args:
-            member: Its name in the archive.
+            member: Name of the file in the archive.
             dtype: `tf.uint8` or `tf.uint16`.
 
         Returns:
-            Tensor of that dtype.
+            Tensor of that dtype, (H, W, channels).
 
         Raises:
-            ValueError: If it is not there, or cannot be read.
+            ValueError: If the file is missing or damaged.
         """
         try:
             return tf.io.decode_png(self._zip.read(member), dtype=dtype)
@@ -209,34 +207,33 @@ class Archive:
     def _advice(self, problem: str) -> str:
         return (
             f"The Cityscapes archive {self._path} {problem}: get {self._path.name} from {SITE} "
-            f"and put it, packed as it is, into {self._path.parent}."
+            f"and put it, still packed, into {self._path.parent}."
         )
 
 
 def instance_ids(ids: npt.NDArray[np.uint16]) -> npt.NDArray[np.int32]:
-    """Instance ids as `class · 1000 + k`, from those of the files.
+    """Replaces label ids by class ids in instance ids.
 
     Args:
-        ids: In a file, `id · 1000 + k` for an instance of a label, and the label's id alone for
-            groups and for what has no instances.
+        ids: Ids of a file: `label · 1000 + k` for an instance. Groups and labels without instances
+            have the label id alone.
 
     Returns:
-        The ids with that of the class in place of that of the label; 0 for what is no instance or
-        of no class.
+        Ids `class · 1000 + k`; 0 where there is no instance or no class.
     """
     label, number = np.divmod(ids.astype(np.int32), INSTANCES_PER_CLASS)
     classes = TRAIN_ID_OF_ID[label].astype(np.int32)
-    # Label 0, which is what an id below 1000 comes to, has no class.
+    # An id below 1000 gives label 0, which has no class.
     return np.where(classes != UNLABELLED, classes * INSTANCES_PER_CLASS + number, 0).astype(
         np.int32
     )
 
 
 def disparity_in_pixels(encoded: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """Disparity in pixels of the original image: `(p - 1) / 256`, NaN where `p` is 0.
+    """Disparity in pixels of the full-size image: `(p - 1) / 256`, NaN where `p` is 0.
 
     Args:
-        encoded: The values `p` of a file.
+        encoded: Pixel values `p` of a file.
 
     Returns:
         Array of the same shape.

@@ -1,4 +1,4 @@
-"""A data set of scenes as the examples take it: images and targets, and what the classes are."""
+"""Loading of scene data sets: images, targets and class names."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ BUILDERS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Scenes:
-    """Some splits of a data set.
+    """Splits of a scene data set.
 
     Args:
-        examples: A `tf.data.Dataset` of the data set's own features for each split.
+        examples: A `tf.data.Dataset` of unmapped features for each split.
         image_shape: Height, width and channels.
-        class_names: Names of the classes, by their ids.
-        instance_classes: Ids of the classes whose instances are told apart.
+        class_names: Class names, by class id.
+        instance_classes: Ids of the classes with instances.
     """
 
     examples: list[Any]
@@ -35,33 +35,29 @@ class Scenes:
     instance_classes: list[int]
 
     def splits(self) -> list[Any]:
-        """A `tf.data.Dataset` of pairs of an image and its targets for each split.
-
-        What has been read once is kept, so that one epoch alone decodes it.
-        """
+        """A cached `tf.data.Dataset` of pairs of an image and its targets for each split."""
         return [split.map(to_targets).cache() for split in self.examples]
 
 
 def load(dataset: str, splits: Sequence[str], data_dir: str | None = None) -> Scenes:
-    """Loads a data set, which is made first where it is not on this disk.
+    """Loads a data set, and prepares it first unless it is on disk.
 
     Args:
-        dataset: `streets` or `cityscapes`, and the size if it is not the default:
-            `streets/32x64`.
-        splits: The splits, as TensorFlow Datasets names them: `train`, `train[:80%]`, `test`.
-        data_dir: Where TensorFlow Datasets keeps its data. `None`: where it does so by itself,
-            which `TFDS_DATA_DIR` may say.
+        dataset: `streets` or `cityscapes`, with or without a configuration: `streets/32x64`.
+        splits: Splits of TensorFlow Datasets: `train`, `train[:80%]`, `test`.
+        data_dir: Data directory of TensorFlow Datasets. `None`: its default, which `TFDS_DATA_DIR`
+            sets.
 
     Returns:
         A `Scenes`.
 
     Raises:
-        ValueError: If there is no such data set.
+        ValueError: If `dataset` is unknown.
     """
     name, slash, config = dataset.partition("/")
     if name not in BUILDERS:
         raise ValueError(f"`dataset` must be one of {list(BUILDERS)}. Received: {dataset!r}")
-    logging.set_verbosity(logging.ERROR)  # TensorFlow Datasets warns of itself
+    logging.set_verbosity(logging.ERROR)  # TensorFlow Datasets warns about its own code
     examples, info = tfds.load(
         BUILDERS[name].name + slash + config, split=list(splits), data_dir=data_dir, with_info=True
     )

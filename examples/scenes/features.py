@@ -1,4 +1,4 @@
-"""The features of an example, the same in every data set of scenes."""
+"""Features and class metadata that all scene data sets share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import tensorflow_datasets as tfds
 
 
 def scene_features(height: int, width: int) -> tfds.features.FeaturesDict:
-    """What an example holds.
+    """The features of an example.
 
     Args:
-        height: Of the image in pixels.
-        width: Of the image in pixels.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Returns:
-        The features `image` uint8 (H, W, 3); `classes` uint8 (H, W), 255 where there is no label;
-        `instances` int32 (H, W), `class · 1000 + k`, 0 where there is none; `inverse_depth` float32
-        (H, W), the disparity of a stereo camera in pixels, NaN where it is not known.
+        - `image`: uint8 (H, W, 3).
+        - `classes`: uint8 (H, W), 255 where unlabelled.
+        - `instances`: int32 (H, W), `class · 1000 + k`, 0 where there is none.
+        - `inverse_depth`: float32 (H, W), stereo disparity in pixels, NaN where unknown.
     """
     per_pixel = {"shape": (height, width), "encoding": "zlib"}
     return tfds.features.FeaturesDict(
@@ -34,11 +35,11 @@ def scene_features(height: int, width: int) -> tfds.features.FeaturesDict:
 def class_metadata(
     class_names: Sequence[str], instance_classes: Sequence[int]
 ) -> tfds.core.MetadataDict:
-    """What `builder.info.metadata` tells of the classes.
+    """The class metadata of `builder.info.metadata`.
 
     Args:
-        class_names: Names of the classes, by their ids.
-        instance_classes: Ids of those classes whose instances are told apart.
+        class_names: Class names, by class id.
+        instance_classes: Ids of the classes with instances.
 
     Returns:
         Metadata with the entries `class_names` and `instance_classes`.

@@ -1,4 +1,4 @@
-"""Instances out of the vectors: clusters of the centres that the pixels vote for."""
+"""Instance segmentation from centre vectors: clusters of the centres that pixels vote for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from examples.scenes.labels import INSTANCES_PER_CLASS
 
-# OPTICS takes about a millisecond for each vote: of more votes than these it sees a sample.
+# OPTICS is slow, so it clusters a sample if there are more votes.
 MAX_VOTES = 800
 
 
@@ -26,19 +26,19 @@ def cluster_instances(
 ) -> npt.NDArray[np.int32]:
     """Finds the instances of one image.
 
-    Each pixel of a class with instances votes for a centre. OPTICS finds the clusters of the votes,
-    class by class, and every pixel joins the cluster of the vote that is nearest to its own.
+    Each pixel of a class with instances votes for a centre. OPTICS clusters a sample of the votes,
+    class by class. Every pixel joins the cluster of the sampled vote nearest to its own.
 
     Args:
-        classes: The class of each pixel, (H, W).
-        vectors: The way in pixels to the centre of each pixel's instance, to the right and
+        classes: Class of each pixel, (H, W).
+        vectors: Vector from each pixel to the centre of its instance, in pixels to the right and
             downwards, (H, W, 2).
-        instance_classes: The classes whose instances are told apart.
-        radius: How near to each other, in pixels, the votes of one instance are.
-        min_pixels: How many pixels make an instance.
+        instance_classes: Ids of the classes with instances.
+        radius: Radius of a vote's neighbourhood in pixels.
+        min_pixels: Smallest number of pixels in an instance.
 
     Returns:
-        Instance ids, `class · 1000 + k`, (H, W); 0 where there is none.
+        Instance ids `class · 1000 + k`, (H, W); 0 where there is none.
 
     References:
         - [Ankerst et al., 1999](https://doi.org/10.1145/304181.304187)
@@ -61,15 +61,15 @@ def cluster_instances(
 def _clusters(
     votes: npt.NDArray[np.floating], step: int, radius: float, min_pixels: int
 ) -> npt.NDArray[np.integer]:
-    """The cluster of each vote, by a sample of one in `step`; -1 for those of no cluster."""
+    """The cluster of each vote, from a sample of one in `step`; -1 for no cluster."""
     min_votes = max(2, min_pixels // step)
     sample = votes[::step]
     if len(sample) < min_votes:
         return np.full(len(votes), -1)
-    # The clusters that OPTICS finds of itself are finer than instances where votes scatter.
+    # The default `cluster_method` splits instances whose votes scatter.
     optics = OPTICS(min_samples=min_votes, max_eps=radius, cluster_method="dbscan", eps=radius)
     with warnings.catch_warnings():
-        # Votes of which no two are near each other are no mistake here.
+        # Votes without any neighbour are valid here.
         warnings.filterwarnings("ignore", "All reachability values are inf")
         found = optics.fit_predict(sample)
     nearest = NearestNeighbors(n_neighbors=1).fit(sample)

@@ -1,4 +1,4 @@
-"""The paper's metrics: mean IoU, and the mean errors of instance vectors and of inverse depth."""
+"""The paper's metrics: mean IoU, and mean errors of instance vectors and inverse depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from examples.scenes.labels import UNLABELLED
 
 Tensor = Any
 
-# How tables and figures call the tasks' metrics: mean IoU is given in percent, as in the paper.
+# As in the paper, tables and figures give mean IoU in percent.
 METRIC_NAMES = {
     "classes": "mean IoU (%)",
     "instances": "instance error (px)",
@@ -21,21 +21,21 @@ METRIC_NAMES = {
 
 @keras.saving.register_keras_serializable(package="scenes")
 class MeanErrorWhereKnown(keras.metrics.Mean):
-    """The mean absolute error over the elements whose target is known: is not NaN.
+    """Mean absolute error over the elements whose target is known: not NaN.
 
-    For the instance vectors this is the mean error along an axis of the image in pixels, for
-    inverse depth that of the disparity, both of them what the paper's L1 losses measure.
+    For instance vectors, it is the mean error along an image axis in pixels. For inverse depth, it
+    is the mean error of the disparity. Both are the paper's L1 losses.
 
     Args:
-        name: Name of the metric.
-        dtype: Its dtype.
+        name: Metric name.
+        dtype: Metric dtype.
     """
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
         """Adds a batch.
 
         Args:
-            y_true: Tensor of targets, NaN where they are not known.
+            y_true: Tensor of targets, NaN where unknown.
             y_pred: Tensor of predictions, of the same shape.
             sample_weight: Tensor of the same shape, or of its leading axes.
         """
@@ -56,11 +56,11 @@ def scene_metrics(num_classes: int) -> dict[str, list[keras.metrics.Metric]]:
     """The metrics of the three tasks, for `compile(metrics=...)`.
 
     Args:
-        num_classes: How many classes there are.
+        num_classes: Number of classes.
 
     Returns:
-        Dict from task to a list of one metric: `mean_iou`, higher is better; `error` in pixels;
-        `error` in pixels of disparity.
+        Dict from task to a list of one metric. `classes` has `mean_iou`, where higher is better;
+        the others have `error` in pixels.
     """
     mean_iou = keras.metrics.MeanIoU(
         num_classes, ignore_class=UNLABELLED, sparse_y_pred=False, name="mean_iou"

@@ -1,4 +1,4 @@
-"""The networks: one encoder and three decoders, small for a CPU or as large as the paper's."""
+"""Networks of one encoder and three decoders: small for a CPU, or as large as the paper's."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from keras import layers
 
 Tensor = Any
 
-# What the encoders of both networks reduce height and width by.
 STRIDE = 8
-# By how much a stage has reduced height and width: its filters in encoder and decoders.
+# From the stride of a stage to its filters in the encoder and in the decoders.
 TINY_STAGE_FILTERS = {2: (16, 16), 4: (32, 24)}
 TINY_FILTERS = 80
-# What these counts are multiplied with.
+# Multiples of these filters.
 WIDTHS = {"tiny": 1, "wide": 2}
 TINY_DILATIONS = (1, 2, 4, 8, 1)
 
 RESNET_101_BLOCKS = [3, 4, 23, 3]
 DILATION_OF_STACK = {"stack2": 2, "stack3": 4}
-# DeepLabV3's rates for its coarser features: a tiny Cityscapes has 16×32 of the finer ones.
+# DeepLabV3 doubles these rates at stride 8, but tiny Cityscapes has only 16×32 features there.
 PYRAMID_DILATIONS = [6, 12, 18]
 PYRAMID_FILTERS = 256
 PAPER_DECODER_FILTERS = 256
@@ -30,19 +29,21 @@ def build_network(kind: str, image_shape: tuple[int, int, int], num_classes: int
     """Builds a network for the three tasks.
 
     Args:
-        kind: `"tiny"`: strided and dilated convolutions, and decoders that see the encoder's finer
-            features. `"wide"`: the same with twice the filters. `"paper"`: a dilated ResNet-101
-            with atrous spatial pyramid pooling, for which KerasHub is needed.
+        kind: `"tiny"`: strided and dilated convolutions, and decoders with skip connections.
+            `"wide"`: the same with twice the filters. `"paper"`: a dilated ResNet-101 with atrous
+            spatial pyramid pooling, which needs KerasHub.
         image_shape: Height, width and channels; height and width are multiples of 8.
-        num_classes: How many classes there are.
+        num_classes: Number of classes.
 
     Returns:
-        A functional model from images with values between 0 and 255 to a dict: `classes`, logits
-        (H, W, num_classes); `instances`, the vector in pixels from each pixel to the centre of its
-        instance (H, W, 2); `inverse_depth` (H, W, 1).
+        A functional model from images with values between 0 and 255 to a dict:
+
+        - `classes`: logits (H, W, num_classes).
+        - `instances`: vectors in pixels to the centre of the instance, (H, W, 2).
+        - `inverse_depth`: disparity in pixels, (H, W, 1).
 
     Raises:
-        ValueError: If there is no such kind, or the image's shape does not suit it.
+        ValueError: If `kind` is unknown, or height or width is no multiple of 8.
 
     Example:
 
@@ -79,7 +80,7 @@ def build_network(kind: str, image_shape: tuple[int, int, int], num_classes: int
 
 
 def _tiny_encoder(image: Tensor, width: int) -> tuple[Tensor, dict[int, Tensor]]:
-    """Features at an eighth of the image's size, and those at a half and a quarter."""
+    """Features at stride 8, and skip features by their stride."""
     skips = {}
     x = image
     for stride, (filters, _) in TINY_STAGE_FILTERS.items():
@@ -106,8 +107,8 @@ def _tiny_decoder(
 
 
 def _paper_encoder(image: Tensor) -> Tensor:
-    """DeepLabV3's features, at an eighth of the image's size."""
-    import keras_hub  # only this network needs it
+    """DeepLabV3's features at stride 8."""
+    import keras_hub  # an optional dependency
 
     resnet = keras_hub.models.ResNetBackbone(
         input_conv_filters=[64],
@@ -123,7 +124,7 @@ def _paper_encoder(image: Tensor) -> Tensor:
 
 
 def _dilated(layer: Any) -> Any:
-    """A copy of a ResNet's layer that sees as far as it would behind the strides left out."""
+    """A copy of a ResNet layer, dilated to keep its receptive field without the strides."""
     config = layer.get_config()
     dilation = DILATION_OF_STACK.get(layer.name.split("_")[0])
     if dilation and config.get("kernel_size") == (3, 3):
@@ -134,7 +135,7 @@ def _dilated(layer: Any) -> Any:
 def _spatial_pyramid_pooling(x: Tensor) -> Tensor:
     """Atrous spatial pyramid pooling.
 
-    KerasHub's own layer is not public, and a model that holds it cannot be loaded again.
+    KerasHub's layer is private, and a saved model with that layer cannot be loaded.
     """
     height, width = x.shape[1:3]
     whole = layers.GlobalAveragePooling2D(keepdims=True)(x)

@@ -1,4 +1,4 @@
-"""Pictures of what a network says of a scene, and of how its tasks were weighted."""
+"""Plots of predicted scenes and of the task weighting."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ TASK_COLOURS = {"classes": "C0", "instances": "C1", "inverse_depth": "C2"}
 def plot_scenes(
     truth: Mapping[str, Array], predicted: Mapping[str, Array], class_names: Sequence[str]
 ) -> Figure:
-    """Draws a row for each scene: the image, and each task's prediction beside the truth.
+    """Plots a row for each scene: the image, and each task's prediction beside the truth.
 
-    What has no truth is white, and so is what is no instance. A predicted instance has the colour
-    of the true one that it covers best.
+    Pixels without truth or instance are white. A predicted instance has the colour of the true
+    instance that it overlaps most.
 
     Args:
-        truth: The features of the scenes, each (N, H, W) or (N, H, W, 3); see `scene_features`.
+        truth: Features of the scenes, each (N, H, W) or (N, H, W, 3); see `scene_features`.
         predicted: `classes`, `instances` (ids) and `inverse_depth`, (N, H, W) each.
-        class_names: Names of the classes, by their ids.
+        class_names: Class names, by class id.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -92,11 +92,11 @@ def plot_scenes(
 def plot_weighting(
     sigmas: Mapping[str, Sequence[float]], likelihoods: Mapping[str, Likelihood]
 ) -> Figure:
-    """Draws each task's σ and the weight of its raw loss over training.
+    """Plots each task's σ and the weight of its raw loss over training.
 
     Args:
-        sigmas: The values of each task, as `SigmaTrace` keeps them.
-        likelihoods: The likelihood of each task.
+        sigmas: σ of each task, as in `SigmaTrace`.
+        likelihoods: Likelihood of each task.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -120,15 +120,16 @@ def plot_weighting(
 
 
 def _class_colours(class_names: Sequence[str]) -> ListedColormap:
-    """The colours that everybody knows from Cityscapes, which calls a pavement a sidewalk."""
+    """The colours of Cityscapes, which calls a pavement a sidewalk."""
     labels = (name2label["sidewalk" if name == "pavement" else name] for name in class_names)
     return ListedColormap([tuple(part / 255 for part in label.color) for label in labels])
 
 
 def _numbered(true: Array, found: Array) -> tuple[Array, Array]:
-    """Instances as numbers of colours, masked where there is none.
+    """Colour numbers of true and found instances, masked where there is none.
 
-    Those found have the number of the true one that they cover best, no two of them the same.
+    Found instances take distinct numbers: if possible, that of the true instance that they overlap
+    most.
     """
     true_ids, found_ids = np.unique(true[true != 0]), np.unique(found[found != 0])
     overlap = np.zeros((len(true_ids), len(found_ids)))

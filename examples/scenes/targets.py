@@ -1,4 +1,4 @@
-"""From the features of a data set to the targets of the paper's three tasks."""
+"""Likelihoods, losses and targets of the paper's three tasks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def scene_tasks(
 ) -> dict[str, Likelihood]:
     """The likelihoods of the three tasks.
 
-    As in the paper: cross-entropy on pixels that have a label, L1 on pixels that belong to an
-    instance, L1 on pixels that have a depth.
+    As in the paper, `classes` has cross-entropy on labelled pixels. `instances` has L1 on pixels of
+    an instance, and `inverse_depth` has L1 on pixels with known depth.
 
     Args:
-        initial_sigma: The σ that all of them start from. `None`: where each does so by itself.
-        approximate: Whether that of classes is the paper's Eq. 10, in place of the softmax at a
-            temperature, Eq. 8.
+        initial_sigma: Initial σ of all tasks. `None`: each likelihood's default.
+        approximate: If `True`, `classes` has the paper's Eq. 10 in place of Eq. 8, the softmax at a
+            temperature.
 
     Returns:
         Dict from task to likelihood.
@@ -41,10 +41,10 @@ def scene_tasks(
 
 
 def scene_losses() -> dict[str, Any]:
-    """The raw losses of the same, as stock Keras takes them in `compile(loss=...)`.
+    """The raw losses of the three tasks, for stock Keras's `compile(loss=...)`.
 
     Returns:
-        Dict from task to a loss that is a mean over the pixels of a batch that have a target.
+        Dict from task to a loss: the mean over the pixels of a batch that have a target.
     """
     return {
         "classes": keras.losses.SparseCategoricalCrossentropy(
@@ -56,7 +56,7 @@ def scene_losses() -> dict[str, Any]:
 
 
 def mean_absolute_error_where_known(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """The mean absolute error over the elements whose target is not NaN, 0 if there is none.
+    """Mean absolute error over the elements whose target is not NaN, 0 if there is none.
 
     Args:
         y_true: Tensor of targets.
@@ -71,14 +71,17 @@ def mean_absolute_error_where_known(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def to_targets(example: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Maps an example of a data set to what a model is trained on.
+    """Maps an example of a data set to an image and its targets.
 
     Args:
-        example: The features `image`, `classes`, `instances` and `inverse_depth` of one example.
+        example: Features `image`, `classes`, `instances` and `inverse_depth` of one example.
 
     Returns:
-        The image, and a dict of targets: `classes` (H, W), 255 where there is no label; `instances`
-        (H, W, 2), see `centre_vectors`; `inverse_depth` (H, W, 1), NaN where it is not known.
+        The image, and a dict of targets:
+
+        - `classes`: (H, W), 255 where unlabelled.
+        - `instances`: (H, W, 2), see `centre_vectors`.
+        - `inverse_depth`: (H, W, 1), NaN where unknown.
 
     Example:
 
@@ -94,7 +97,7 @@ def to_targets(example: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def centre_vectors(instances: Tensor) -> Tensor:
-    """The way from each pixel to the centre of its instance, which is the mean of its pixels.
+    """Vectors from each pixel to the centre of its instance: the mean position of its pixels.
 
     Args:
         instances: Integer tensor (H, W) of instance ids, 0 where there is none.

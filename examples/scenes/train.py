@@ -1,7 +1,7 @@
-"""The paper's three tasks from one image, weighted by their uncertainty: train, measure, draw.
+"""Training of the paper's three tasks with uncertainty weighting, with held-out metrics and plots.
 
-What each pixel is, which way its instance's centre lies, and its inverse depth. The data are street
-scenes that are rendered at the first run, or Cityscapes.
+The tasks are the class of each pixel, the vector to its instance's centre, and its inverse depth.
+The data are Cityscapes, or street scenes that are rendered at the first run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         scenes = data.load(options.dataset, SPLITS, options.data_dir)
     except (AssertionError, OSError, ValueError) as error:
-        # The first is what TensorFlow Datasets raises where Cityscapes' archives are missing.
+        # TensorFlow Datasets raises AssertionError if the archives of Cityscapes are missing.
         sys.exit(str(error))
     train, test = scenes.splits()
     options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -79,12 +79,12 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--dataset",
         default="streets",
-        help="%(default)s (the default), rendered at the first run, or cityscapes, from its "
-        "archives; streets/32x64 has a quarter of the pixels",
+        help="%(default)s (the default), rendered at the first run; streets/32x64, with a quarter "
+        "of the pixels; or cityscapes, from its archives",
     )
     add(
         "--data-dir",
-        help="where TensorFlow Datasets keeps its data (TFDS_DATA_DIR, or ~/tensorflow_datasets)",
+        help="data directory of TensorFlow Datasets (TFDS_DATA_DIR, or ~/tensorflow_datasets)",
     )
     add(
         "--network",
@@ -96,20 +96,20 @@ def parse_arguments() -> argparse.Namespace:
         "--epochs",
         type=positive,
         default=10,
-        help="how often the network sees the images (%(default)s)",
+        help="training epochs (%(default)s)",
     )
-    add("--batch-size", type=positive, default=8, help="images in a training step (%(default)s)")
+    add("--batch-size", type=positive, default=8, help="images per training step (%(default)s)")
     add(
         "--seed",
         type=int,
         default=0,
-        help="of the initial weights and of the order of the images (%(default)s)",
+        help="seed of the initial weights and of the order of the images (%(default)s)",
     )
     add(
         "--output-dir",
         type=Path,
         default=Path("scenes_output"),
-        help="where the pictures and the SavedModel go (%(default)s)",
+        help="directory of the figures and the SavedModel (%(default)s)",
     )
     return parser.parse_args()
 
@@ -125,7 +125,7 @@ def table(model: MultiTaskModel, measured: dict[str, float]) -> str:
 
 
 def predict(model: MultiTaskModel, images: Any, instance_classes: list[int]) -> dict[str, Any]:
-    """The scenes' features in place of the network's outputs."""
+    """Predicted features of the scenes: classes, clustered instances, and inverse depth."""
     outputs = model.predict_on_batch(images)
     classes = outputs["classes"].argmax(axis=-1)
     instances = [

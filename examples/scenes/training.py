@@ -1,4 +1,4 @@
-"""A network of scenes with any weighting of its tasks: how it is made, trained and measured."""
+"""Construction, training and evaluation of scene networks with any task weighting."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from examples.scenes.targets import scene_losses, scene_tasks
 from keras_uncertainty_mtl import MultiTaskModel, UncertaintyWeighting
 
 LEARNING_RATE = 2e-3
-# How many images are predicted at a time: 500, as there are to test with, are a multiple of it.
+# A divisor of the 500 test images, so that the last batch has the same shape.
 EVALUATION_BATCH_SIZE = 20
-
-# How many training steps there are from one value of a `SigmaTrace` to the next.
 STEPS_BETWEEN_SIGMAS = 20
 
 Curves = dict[str, list[float]]
 
 
 def seeded_network(kind: str, scenes: Scenes, seed: int) -> keras.Model:
-    """The network for all three tasks, with the initial weights that belong to the seed.
+    """The network for all three tasks, with the initial weights of a seed.
 
     Args:
         kind: See `build_network`.
-        scenes: The data.
-        seed: The same seed gives the same initial weights, whatever the weighting.
+        scenes: Data set of the network's images and classes.
+        seed: Random seed of the initial weights.
 
     Returns:
         A functional model.
@@ -45,11 +43,11 @@ def uncertainty_model(
     approximate: bool = False,
     update: str = "trained",
 ) -> MultiTaskModel:
-    """A model that learns how much each of its tasks counts.
+    """A model that learns its task weights from uncertainty.
 
     Args:
-        network: The network for all tasks.
-        tasks: Names of those to train.
+        network: Network for all tasks.
+        tasks: Names of the tasks to train.
         initial_sigma: See `scene_tasks`.
         approximate: See `scene_tasks`.
         update: See `UncertaintyWeighting`.
@@ -75,20 +73,20 @@ def fit(
     loss_weights: Mapping[str, float] | None = None,
     **kwargs: Any,
 ) -> keras.callbacks.History:
-    """Trains a model with Adam, whose learning rate falls to 0 along a cosine.
+    """Trains a model with Adam and a cosine learning rate schedule.
 
     Args:
         model: A functional model whose outputs are a dict keyed by task.
         examples: A `tf.data.Dataset` of pairs of an image and the targets of all tasks.
-        epochs: How often the model sees the examples.
-        batch_size: Images in a training step.
-        seed: The same seed gives the same order of the examples.
-        loss_weights: Fixed weights of the raw losses, for a stock Keras model: its total loss is
-            their weighted sum and nothing else. `None`: for a `MultiTaskModel`.
+        epochs: Number of epochs.
+        batch_size: Images per training step.
+        seed: Random seed of the order of the examples.
+        loss_weights: Fixed weights of the raw losses of a stock Keras model. `None`: the model is a
+            `MultiTaskModel`.
         **kwargs: Further arguments of `keras.Model.fit`.
 
     Returns:
-        What `keras.Model.fit` returns.
+        The `History` of `keras.Model.fit`.
     """
     tasks = list(model.output)
     losses = scene_losses()
@@ -101,18 +99,18 @@ def fit(
         loss_weights=loss_weights,
     )
     batches = training_batches(examples, tasks, batch_size, seed)
-    # Keras is told that it need not shuffle, or it warns that it cannot.
+    # With its default, Keras warns that it cannot shuffle a `tf.data.Dataset`.
     return model.fit(batches, epochs=epochs, shuffle=False, **kwargs)
 
 
 def training_batches(examples: Any, tasks: Sequence[str], batch_size: int, seed: int) -> Any:
-    """Batches in an order that is another in each epoch, the same for whichever tasks.
+    """Batches in a new order each epoch; the order does not depend on the tasks.
 
     Args:
         examples: A `tf.data.Dataset` of pairs of an image and the targets of all tasks.
-        tasks: Names of those to keep the targets of.
-        batch_size: Images in a batch; a rest of fewer is left out.
-        seed: Of the order.
+        tasks: Names of the tasks whose targets are kept.
+        batch_size: Images per batch; a smaller last batch is dropped.
+        seed: Random seed of the order.
 
     Returns:
         A `tf.data.Dataset` of pairs of images and targets.
@@ -130,11 +128,11 @@ def evaluate(model: keras.Model, examples: Any, num_classes: int) -> dict[str, f
     Args:
         model: A model whose outputs are a dict keyed by task.
         examples: A `tf.data.Dataset` of pairs of an image and the targets of all tasks.
-        num_classes: How many classes there are.
+        num_classes: Number of classes.
 
     Returns:
-        Dict from the tasks of the model to the mean IoU between 0 and 1, the error in pixels and
-        the error in pixels of disparity.
+        Dict from the tasks of the model to their metrics: mean IoU between 0 and 1, and errors in
+        pixels.
     """
     metrics = {task: metric for task, [metric] in scene_metrics(num_classes).items()}
     for images, targets in examples.batch(EVALUATION_BATCH_SIZE):
@@ -144,10 +142,10 @@ def evaluate(model: keras.Model, examples: Any, num_classes: int) -> dict[str, f
 
 
 class SigmaTrace(keras.callbacks.Callback):
-    """Keeps each task's σ while a `MultiTaskModel` trains.
+    """Records each task's σ while a `MultiTaskModel` trains.
 
-    `sigmas` is a dict from task to its values, from the first training step on, one in every
-    `STEPS_BETWEEN_SIGMAS`.
+    `sigmas` is a dict from task to a list of σ. The first training step is recorded, and one in
+    every `STEPS_BETWEEN_SIGMAS` after it.
     """
 
     def __init__(self) -> None:
@@ -156,7 +154,7 @@ class SigmaTrace(keras.callbacks.Callback):
         self._step = 0
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Takes the values of the step that has just been."""
+        """Records σ of the step that has ended, once in `STEPS_BETWEEN_SIGMAS` steps."""
         if self._step % STEPS_BETWEEN_SIGMAS == 0:
             for name, value in (logs or {}).items():
                 if name.endswith("_sigma"):

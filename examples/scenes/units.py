@@ -1,4 +1,4 @@
-"""Instance vectors and inverse depth in other units than pixels, for what a unit may change."""
+"""Conversion of instance vectors and inverse depth to units other than pixels, and back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import keras
 
 Tensor = Any
 
-# What a value in pixels is multiplied with.
+# Factors from pixels to the other units.
 UNITS = {"instances": 0.1, "inverse_depth": 10.0}
 
 
@@ -16,7 +16,7 @@ def to_units(image: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[st
     """Maps an example in pixels to one in the other units.
 
     Args:
-        image: The image.
+        image: Tensor of an image.
         targets: Dict from task to targets, see `to_targets`.
 
     Returns:
@@ -26,7 +26,7 @@ def to_units(image: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[st
 
 
 def from_units(model: keras.Model) -> keras.Model:
-    """A model that answers in pixels again.
+    """A model that predicts in pixels again.
 
     Args:
         model: A functional model for the three tasks, whose outputs are in the other units.
