@@ -1,8 +1,8 @@
-"""The paper's Table 1 and Figure 2 on rendered streets, and where σ ends from wherever it starts.
+"""Comparison of task weightings on rendered streets: Table 1, Figure 2, and the starts of σ.
 
     python -m examples.scenes.compare
 
-Every finished run is a row of runs.csv. It may be stopped at any time, and goes on where it was.
+Every finished run is a row of runs.csv. An interrupted comparison resumes after the last row.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def main() -> None:
     if not options.report:
         carry_out_the_rest(rows, settings, options.jobs, path)
     if missing := unfinished(rows):
-        sys.exit(f"{len(missing)} of {len(RUNS)} runs are missing from {path}.")
+        sys.exit(
+            f"{len(missing)} of {len(RUNS)} runs are missing from {path}. "
+            "Finish them without --report."
+        )
     write_report(rows, options.output_dir)
     print(f"In {options.output_dir}: runs.csv, table.md, figure2.png, starts.png")
 
@@ -43,40 +46,40 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset", default="streets/32x64", help="see examples.scenes.train (%(default)s)")
-    add("--data-dir", help="where TensorFlow Datasets keeps its data")
+    add("--dataset", default="streets/32x64", help="as of examples.scenes.train (%(default)s)")
+    add("--data-dir", help="data directory of TensorFlow Datasets")
     add(
         "--epochs",
         type=positive,
         default=40,
-        help="how often each network sees its images (%(default)s)",
+        help="training epochs of each network (%(default)s)",
     )
     add(
         "--jobs",
         type=positive,
         default=joblib.cpu_count(),
-        help="how many runs at a time, each on one core (%(default)s)",
+        help="number of parallel runs, each on one core (%(default)s)",
     )
     add(
         "--output-dir",
         type=Path,
         default=Path(__file__).with_name("results"),
-        help="where the runs, the table and the figures go (%(default)s)",
+        help="directory of the runs, the table and the figures (%(default)s)",
     )
-    add("--report", action="store_true", help="only draw anew from runs.csv")
+    add("--report", action="store_true", help="only redraw the table and the figures from runs.csv")
     return parser.parse_args()
 
 
 def carry_out_the_rest(rows: list[Row], settings: Settings, jobs: int, path: Path) -> None:
-    """Adds a row for each run that has none yet, to `rows` and to the file."""
+    """Carries out the pending runs, and adds their rows to `rows` and to the file."""
     pending = unfinished(rows)
-    print(f"{len(rows)} of {len(RUNS)} runs are finished, {jobs} at a time go on.", flush=True)
+    print(f"{len(rows)} of {len(RUNS)} runs are finished; {jobs} run at a time.", flush=True)
     if not pending:
         return
     prepare(settings)
     start = time.perf_counter()
-    # Every row is handed back as soon as it is there, and no run begins before a process is free.
-    # TensorFlow keeps some memory of each run: joblib replaces a process that has kept too much.
+    # Unordered single runs, so that each row is saved as soon as it is finished. TensorFlow leaks
+    # memory in each run; joblib replaces a process that has grown too large.
     parallel = joblib.Parallel(
         jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
     )
@@ -102,8 +105,9 @@ def check_settings(rows: Sequence[Row], settings: Settings, path: Path) -> None:
     for row in rows:
         if (row["dataset"], row["epochs"]) != (settings.dataset, str(settings.epochs)):
             sys.exit(
-                f"{path} holds runs with --dataset {row['dataset']} --epochs {row['epochs']}: "
-                "go on with these, or give another --output-dir."
+                f"{path} holds runs with --dataset {row['dataset']} --epochs {row['epochs']}. "
+                f"Received: --dataset {settings.dataset} --epochs {settings.epochs}. "
+                "Use the same settings or another --output-dir."
             )
 
 
@@ -115,7 +119,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Replaces the file as a whole, so that there is no moment at which half of it is there."""
+    """Replaces the file atomically, so that an interruption leaves no partial file."""
     unfinished_file = path.with_suffix(".tmp")
     with unfinished_file.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

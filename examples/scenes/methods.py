@@ -1,4 +1,4 @@
-"""What `compare` compares, as runs: Table 1, Figure 2, starts of σ, what may hold classes back."""
+"""Methods and runs of the comparison: Table 1, Figure 2, starts of σ, and variations."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Method:
-    """A way to weigh tasks.
+    """A task weighting.
 
     Args:
-        tasks: Names of the tasks that a network is trained for.
-        weights: The fixed weight of the raw loss of each of them. `None`: learnt from uncertainty.
-        initial_log_variance: What all their `s = log σ²` start from. `None`: where each does so by
-            itself.
-        variations: What else is not as it is by default: `"approximate"`, the classification
-            likelihood of Eq. 10; `"closed_form"`, log-variances that nothing has to train, see
-            `UncertaintyWeighting`; `"wide"`, the network with twice the filters; `"units"`, see
-            `to_units`.
+        tasks: Names of the trained tasks.
+        weights: Fixed weight of each raw loss. `None`: learnt from uncertainty.
+        initial_log_variance: Initial `s = log σ²` of all tasks. `None`: each likelihood's default.
+        variations: Departures from the default. `"approximate"`: the classification likelihood of
+            Eq. 10. `"closed_form"`: log-variances in closed form, see `UncertaintyWeighting`.
+            `"wide"`: the network with twice the filters. `"units"`: see `to_units`.
     """
 
     tasks: tuple[str, ...]
@@ -35,7 +33,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        """What it is called in the CSV file."""
+        """The name in the CSV file."""
         if self.weights is not None:
             pairs = zip(self.weights, self.tasks, strict=True)
             name = "fixed: " + ", ".join(f"{weight:.4g} {task}" for weight, task in pairs)
@@ -56,7 +54,7 @@ class Run:
 
 SINGLE = [Method((task,), (1.0,)) for task in TASKS]
 EQUAL = Method(TASKS, (1.0, 1.0, 1.0))
-# Only their ratios matter to Adam, so that of the three weights one is 1.
+# Adam ignores the scale of the loss, so one of the three weights is 1 throughout.
 INSTANCE_WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 DEPTH_WEIGHTS = (0.1, 1.0, 10.0, 100.0)
 GRID = [
@@ -65,22 +63,22 @@ GRID = [
 PAIRS = [Method(pair) for pair in itertools.combinations(TASKS, 2)]
 ALL = Method(TASKS)
 
-# The two tasks of Figure 2, weighted by w and 1 - w, as the paper has it.
+# As in the paper's Figure 2, two tasks are weighted by w and 1 - w.
 LINE_TASKS = ("classes", "inverse_depth")
 LINE_RATIOS = np.logspace(-2.0, 2.0, 9)
 LINE = [Method(LINE_TASKS, (float(1 / (1 + r)), float(r / (1 + r)))) for r in LINE_RATIOS]
 
 STARTS = [Method(TASKS, initial_log_variance=float(start)) for start in range(-2, 6)]
 
-# Seed by seed, so that what is there of an interrupted comparison is one of everything.
+# Seed by seed, so that an interrupted comparison covers every method first.
 METHODS = [ALL, EQUAL, *SINGLE, *PAIRS, *(one for one in GRID if one != EQUAL), *LINE]
 RUNS = [Run(method, seed) for seed in SEEDS for method in METHODS]
 RUNS += [Run(method, SEEDS[0]) for method in STARTS]
 
-# What might hold classes back, one thing at a time.
+# Each variation changes one possible cause of the lower mean IoU of classes.
 APPROXIMATE = Method(TASKS, variations=("approximate",))
 CLOSED_FORM = Method(TASKS, variations=("closed_form",))
-# Of the starts, the best at classes on the validation images.
+# The start with the best mean IoU on the validation images.
 BEST_START = Method(TASKS, initial_log_variance=2.0)
 OTHER_UNITS = Method(TASKS, variations=("units",))
 WIDE = Method(TASKS, variations=("wide",))
@@ -90,5 +88,5 @@ RUNS += [Run(method, seed) for method in (APPROXIMATE, CLOSED_FORM) for seed in 
 RUNS += [Run(BEST_START, seed) for seed in SEEDS[1:]]
 RUNS += [Run(method, seed) for seed in SEEDS for method in (WIDE_SINGLE[0], WIDE)]
 RUNS += [Run(OTHER_UNITS, seed) for seed in SEEDS]
-# Two seeds do for these, which sharing a network beats by more than three times the spread.
+# Two seeds suffice here: the shared network is better by over three standard deviations.
 RUNS += [Run(method, seed) for seed in SEEDS[:2] for method in WIDE_SINGLE[1:]]

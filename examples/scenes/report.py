@@ -39,7 +39,7 @@ from examples.scenes.training import STEPS_BETWEEN_SIGMAS
 Row = Mapping[str, str]
 Array = npt.NDArray[np.float64]
 
-# What a larger metric means: mean IoU is better then, errors are worse.
+# A larger mean IoU is better; larger errors are worse.
 SIGNS = {"classes": 1.0, "instances": -1.0, "inverse_depth": -1.0}
 
 
@@ -47,8 +47,8 @@ def write_report(rows: Sequence[Row], directory: Path) -> None:
     """Writes table.md, figure2.png and starts.png.
 
     Args:
-        rows: Those of the CSV file, one for each run.
-        directory: Where they go.
+        rows: Rows of the CSV file, one for each run.
+        directory: Output directory.
     """
     results = Results(rows)
     (directory / "table.md").write_text(format_report(results), encoding="utf-8")
@@ -60,7 +60,7 @@ class Results:
     """The runs of a comparison by method.
 
     Args:
-        rows: Those of the CSV file, one for each run.
+        rows: Rows of the CSV file, one for each run.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -76,10 +76,7 @@ class Results:
         return factor * np.array([float(row[f"{split}_{task}"]) for row in self.runs(method)])
 
     def goodness(self, method: Method, split: str) -> Array:
-        """How much better a method is at each task than a network for that task alone.
-
-        The relative difference of the mean metric; positive is better.
-        """
+        """Relative improvement of each task's mean metric over a network for that task alone."""
         differences = []
         for task, alone in zip(TASKS, SINGLE, strict=True):
             reference = self.values(alone, task, split).mean()
@@ -92,13 +89,13 @@ class Results:
         return max(GRID, key=lambda method: self.goodness(method, "validation").mean())
 
     def dominating(self, method: Method) -> list[Method]:
-        """The fixed weightings that are at least as good as a method at all tasks, tested."""
+        """The fixed weightings that are at least as good at all tasks on the test images."""
         goodness = self.goodness(method, "test")
         return [one for one in GRID if (self.goodness(one, "test") >= goodness).all()]
 
 
 def format_report(results: Results) -> str:
-    """The tables and what they show, as Markdown."""
+    """The tables and their summary, as Markdown."""
     best = results.best_fixed()
     alone = [(f"{_name(task)} alone", method) for task, method in zip(TASKS, SINGLE, strict=True)]
     main = [*alone, ("equal weights", EQUAL), (f"best of {len(GRID)} fixed weightings", best)]
@@ -129,9 +126,9 @@ def format_report(results: Results) -> str:
         [
             _format_table(main, results),
             "",
-            "The best fixed weighting is that with the largest mean relative improvement over the "
-            f"networks for one task on the validation images; it is {'' if inside else 'not '}"
-            "inside of the grid.",
+            "The best fixed weighting has the largest mean relative improvement over the networks "
+            f"for one task on the validation images. It is {'' if inside else 'not '}inside of the "
+            "grid.",
             "",
             f"Fixed weightings that are nowhere worse than uncertainty: {dominating}.",
             "",
@@ -141,8 +138,8 @@ def format_report(results: Results) -> str:
             "",
             _format_table([("fixed", method) for method in GRID], results),
             "",
-            "What might hold classes back, on the test images (two seeds of the networks with "
-            "twice the filters for instances alone and inverse depth alone):",
+            "Variations, on the test images. With twice the filters, instances alone and inverse "
+            "depth alone have two seeds:",
             "",
             _format_table(varied, results),
             "",
@@ -193,7 +190,7 @@ def _format_settings(results: Results) -> str:
 
 
 def plot_line(results: Results) -> Figure:
-    """Draws the metric of each of two tasks along the line of their fixed weights."""
+    """Plots the metric of each of two tasks along the line of their fixed weights."""
     learnt = next(method for method in PAIRS if method.tasks == LINE_TASKS)
     shares = np.array([method.weights[0] for method in LINE if method.weights])
     figure = Figure(figsize=(10.0, 3.8), layout="constrained")
@@ -233,7 +230,7 @@ def plot_line(results: Results) -> Figure:
 
 
 def plot_starts(results: Results) -> Figure:
-    """Draws each task's σ over training from each of the initial log-variances."""
+    """Plots each task's σ over training from each initial log-variance."""
     colours = colormaps["viridis"](np.linspace(0.0, 0.95, len(STARTS)))
     figure = Figure(figsize=(12.0, 3.8), layout="constrained")
     panels = figure.subplots(1, len(TASKS), sharey=True)

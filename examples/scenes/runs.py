@@ -1,4 +1,4 @@
-"""One run of the comparison: a network trained with one weighting and one seed, and measured."""
+"""Runs of the comparison: training and evaluation with one weighting and one seed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from examples.scenes.methods import TASKS, Run
 from examples.scenes.training import SigmaTrace, evaluate, fit, seeded_network, uncertainty_model
 from examples.scenes.units import from_units, to_units
 
-# Few images for the size of the network, as in the paper: where a network for one task learns them
-# by heart, sharing it helps. The best of the fixed weightings is chosen by images that are neither
-# trained nor tested with.
+# As in the paper, the images are few for the size of the network: sharing helps where single-task
+# networks overfit. Validation images choose the best fixed weighting, without the test images.
 SPLITS = {"train": "train[:20%]", "validation": "train[80%:]", "test": "test"}
 BATCH_SIZE = 8
 
@@ -27,7 +26,7 @@ Row = dict[str, str]
 
 
 class Settings(NamedTuple):
-    """What is the same in all runs of a comparison."""
+    """Settings that all runs of a comparison share."""
 
     dataset: str
     data_dir: str | None
@@ -35,7 +34,7 @@ class Settings(NamedTuple):
 
 
 def prepare(settings: Settings) -> None:
-    """Makes the data where they are not there yet, before several processes would do so at once."""
+    """Prepares the data once, before parallel processes each would."""
     _use_one_core()
     data.load(settings.dataset, list(SPLITS.values()), settings.data_dir)
 
@@ -44,13 +43,13 @@ def carry_out(run: Run, settings: Settings) -> Row:
     """Trains and measures a network.
 
     Args:
-        run: How its tasks are weighted, and the seed.
-        settings: What is the same in all runs.
+        run: Method and seed.
+        settings: Settings that all runs share.
 
     Returns:
-        The row of the CSV file: metrics on validation and test images, in `sigma_{task}` the values
-        of a `SigmaTrace` in the units that were trained in, and what the result may depend on.
-        Cells of tasks without it are empty.
+        The row of the CSV file: metrics on validation and test images, σ, settings and versions.
+        `sigma_{task}` has the values of a `SigmaTrace` in training units. Cells without a value are
+        empty.
     """
     _use_one_core()
     start = time.perf_counter()
@@ -69,7 +68,7 @@ def carry_out(run: Run, settings: Settings) -> Row:
         )
         loss_weights = None
     else:
-        # Stock Keras, so that the total is exactly the weighted sum of the raw losses.
+        # In stock Keras, the total loss is exactly the weighted sum of the raw losses.
         model = keras.Model(network.input, {task: network.output[task] for task in method.tasks})
         loss_weights = dict(zip(method.tasks, method.weights, strict=True))
     fit(
@@ -109,13 +108,13 @@ def carry_out(run: Run, settings: Settings) -> Row:
 
 
 def _use_one_core() -> None:
-    """So that results do not depend on how many runs there are at a time, or how many cores."""
+    """Makes results independent of the numbers of cores and of parallel runs."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 @functools.cache
 def _load_once(dataset: str, data_dir: str | None) -> tuple[data.Scenes, list[Any]]:
-    """The data, for all runs of a process."""
+    """The data, loaded once for all runs of a process."""
     scenes = data.load(dataset, list(SPLITS.values()), data_dir)
     return scenes, scenes.splits()

@@ -144,9 +144,9 @@ def test_best_fixed_weighting_is_chosen_by_validation_images():
     set_metrics(rows, validated, [0.99, 0.01, 0.01], split="validation")
     assert report.Results(rows).best_fixed() == validated
     text = report.format_report(report.Results(rows))
-    assert "it is inside of the grid" in text
+    assert "It is inside of the grid" in text
     set_metrics(rows, tested, [0.999, 0.001, 0.001], split="validation")
-    assert "it is not inside of the grid" in report.format_report(report.Results(rows))
+    assert "It is not inside of the grid" in report.format_report(report.Results(rows))
 
 
 def test_fixed_weightings_that_are_nowhere_worse_are_named():
