@@ -25,7 +25,6 @@ from keras_uncertainty_mtl import (
     UncertaintyWeighting,
     likelihoods,
 )
-from keras_uncertainty_mtl.weighting import DESCENT_SCALE, STEP_SCALE
 
 pytestmark = pytest.mark.backends(
     "tensorflow", reason="uses TensorFlow's tapes; see test_properties.py"
@@ -454,29 +453,6 @@ def test_gradient_in_log_variance(case):
             lambda s: case.nll(targets, predictions, np.exp(0.5 * s)).mean(), log_variance.numpy()
         ),
     )
-
-
-@by_case()
-def test_gradient_in_the_weight_of_the_layer(case):
-    targets, predictions = case.batch()
-    weighting = weighting_of(case.likelihood(initial_sigma=as_list(case.sigma)))
-    weighting.build(predictions.shape)
-    with tf.GradientTape() as tape:
-        weighting(tf.constant(predictions), tf.constant(targets))
-        (loss,) = weighting.losses
-    gradient = tape.gradient(loss, weighting.log_variance.value)
-
-    initial, *rest = weighting.state.numpy()
-
-    def loss_at(log_variance):
-        weighting.state.assign([log_variance, *rest])
-        return loss_of(weighting, targets, predictions)
-
-    differences = central_differences(loss_at, initial)
-    # The weight counts several times in the log-variance, and its gradient is smaller for it, so
-    # that gradient descent does not move the log-variance further than any other weight.
-    gradient *= STEP_SCALE / DESCENT_SCALE
-    np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-7)
 
 
 # --- The σ that training starts from --------------------------------------------------------------

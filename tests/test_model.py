@@ -22,7 +22,6 @@ from keras_uncertainty_mtl import (
     UncertaintyWeighting,
     inference_model,
 )
-from keras_uncertainty_mtl.model import _exclude_from_weight_decay
 
 TAKES_SEVERAL_STEPS = pytest.mark.backends(
     "tensorflow", "jax", reason="Keras on PyTorch takes no steps_per_execution"
@@ -793,25 +792,12 @@ class TestOptimizers:
         y = {task: np.zeros(100) for task in y}
         np.testing.assert_array_equal(self.decay(model, model.weighting.log_variance, (x, y)), 0.5)
 
-    def test_the_exclusion_rests_on_what_keras_keeps(self):
-        # Breaks when a Keras renames the private set that `_exclude_from_weight_decay` adds to.
-        variable, other = keras.Variable([1.0]), keras.Variable([1.0])
-        public = keras.optimizers.AdamW()
-        public.exclude_from_weight_decay(var_list=[variable])
-        private = keras.optimizers.AdamW()
-        _exclude_from_weight_decay(private, variable)
-        assert private._exclude_from_weight_decay == public._exclude_from_weight_decay
-        assert not private._use_weight_decay(variable)
-        assert private._use_weight_decay(other)
-
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
     def test_frozen_is_frozen(self, make):
         x, y = data()
         given = (x, y) if make is multi_task_model else (as_inputs(x, y), None)
         model = make()
-        (weighting,) = [
-            layer for layer in model._flatten_layers() if isinstance(layer, UncertaintyWeighting)
-        ]
+        (weighting,) = [layer for layer in model.layers if isinstance(layer, UncertaintyWeighting)]
         fit(model, *given)
         sigmas, kernel = weighting.sigmas(), model.layers[1].get_weights()[0]
         weighting.trainable = False

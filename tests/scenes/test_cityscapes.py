@@ -10,17 +10,17 @@ from examples.scenes import cityscapes
 
 pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
 
-HEIGHT, WIDTH = 8, 16  # of the images that the builder makes
-BLOCK = 4  # the side of the square in an archive's image that becomes one pixel
+HEIGHT, WIDTH = 8, 16
+BLOCK = 4  # the archives' images are larger by this factor
 ARCHIVES = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip", "disparity_trainvaltest.zip")
 SCENES = {
     "train": ["aachen_000001_000019", "ulm_000003_000019"],
     "val": ["munster_000002_000019"],
     "test": ["berlin_000000_000019"],
 }
-# Id in the files, id to train on: from the table of the data set's authors.
+# From the ids of the files to class ids, after the table of the data set's authors.
 TRAIN_IDS = {0: 255, 3: 255, 7: 0, 8: 1, 11: 2, 17: 5, 23: 10, 24: 11, 26: 13, 29: 255, 33: 18}
-# Id in the files, `class * 1000 + k`.
+# From the instance ids of the files to `class * 1000 + k`.
 INSTANCE_IDS = {
     24: 0,
     26: 0,
@@ -91,7 +91,7 @@ def prepared(manual_dir, tmp_path):
     return builder
 
 
-def test_examples_hold_what_the_archives_hold(manual_dir, tmp_path):
+def test_examples_have_the_data_of_the_archives(manual_dir, tmp_path):
     builder = prepared(manual_dir, tmp_path)
     for split, official in (("train", "train"), ("test", "val")):
         examples = list(builder.as_dataset(split=split).as_numpy_iterator())
@@ -106,7 +106,7 @@ def test_examples_hold_what_the_archives_hold(manual_dir, tmp_path):
             np.testing.assert_array_equal(
                 example["instances"], np.vectorize(INSTANCE_IDS.get)(pixels["instanceIds"])
             )
-            # A quarter of (p - 1) / 256, as the image has a quarter of the width.
+            # A quarter of (p - 1) / 256, because the image has a quarter of the width.
             disparity = {0: np.nan, 1: 0.0, 257: 0.25, 12801: 12.5, 32257: 31.5}
             np.testing.assert_allclose(
                 example["inverse_depth"], np.vectorize(disparity.get)(pixels["disparity"])
@@ -119,11 +119,6 @@ def test_classes_are_the_19_of_the_benchmark(manual_dir, tmp_path):
     assert metadata["class_names"][0] == "road"
     assert metadata["class_names"][18] == "bicycle"
     assert metadata["instance_classes"] == list(range(11, 19))
-
-
-def test_default_is_the_size_of_the_papers_tiny_cityscapes():
-    config = cityscapes.CityscapesScenes.BUILDER_CONFIGS[0]
-    assert (config.height, config.width) == (128, 256)
 
 
 def remove(path):
@@ -157,7 +152,7 @@ def take_another(path):
         (take_another, "is another package"),
     ],
 )
-def test_archive_that_cannot_be_used_is_named(manual_dir, tmp_path, name, damage, problem):
+def test_an_unusable_archive_is_named(manual_dir, tmp_path, name, damage, problem):
     damage(manual_dir / name)
     with pytest.raises((FileNotFoundError, ValueError)) as error:
         prepared(manual_dir, tmp_path)

@@ -23,7 +23,7 @@ TIME_LIMIT = 300
 
 
 def made_up_rows(seed=0):
-    """A row for each run, with numbers out of a hat."""
+    """A row for each run, with random numbers."""
     rng = np.random.default_rng(seed)
     return [made_up_row(run, rng) for run in methods.RUNS]
 
@@ -32,7 +32,7 @@ def made_up_row(run, rng):
     row = {"method": run.method.name, "seed": str(run.seed)}
     for split, task in itertools.product(("validation", "test"), TASKS):
         known = task in run.method.tasks
-        # In full, since the mean of rounded numbers may be halfway between two of the table's.
+        # In full precision, because a mean of rounded numbers may be a tie in the table's rounding.
         row[f"{split}_{task}"] = str(rng.uniform(0.3, 0.7)) if known else ""
     for task in TASKS:
         learnt = run.method.weights is None and task in run.method.tasks
@@ -67,7 +67,7 @@ def tables(text):
     ]
 
 
-def test_runs_are_those_that_the_comparison_needs():
+def test_runs_cover_the_table_the_figures_and_the_variations():
     names = [(run.method.name, run.seed) for run in methods.RUNS]
     assert len(set(names)) == len(names)
     seeds = Counter(run.method for run in methods.RUNS)
@@ -149,7 +149,7 @@ def test_best_fixed_weighting_is_chosen_by_validation_images():
     assert "It is not inside of the grid" in report.format_report(report.Results(rows))
 
 
-def test_fixed_weightings_that_are_nowhere_worse_are_named():
+def test_fixed_weightings_that_are_no_worse_at_any_task_are_named():
     rows = made_up_rows()
     set_metrics(rows, methods.ALL, [0.8, 0.2, 0.2])
     assert report.Results(rows).dominating(methods.ALL) == []
@@ -185,7 +185,7 @@ def test_figure_2_draws_the_means_along_the_line():
 
 
 def run_compare(directory, log, seconds=0.05):
-    """Starts the comparison in a process that makes its rows up, and writes down what it trains."""
+    """Starts a comparison whose rows are made up; the runs it carries out are logged."""
     code = f"""
 import sys
 import time
@@ -219,7 +219,7 @@ def finished(directory):
     return [(row["method"], row["seed"]) for row in compare.read_rows(directory / "runs.csv")]
 
 
-def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
+def test_a_killed_comparison_resumes(tmp_path):
     log = tmp_path / "log"
     process = run_compare(tmp_path, log)
     deadline = time.monotonic() + TIME_LIMIT
@@ -274,21 +274,21 @@ def test_report_of_an_unfinished_comparison_is_refused(monkeypatch, tmp_path):
 
 @pytest.fixture
 def carried_out(monkeypatch, data_dir):
-    """Carries a run out with a network that is not trained, but set to answer ½ to all it sees.
+    """Carries out a run with an untrained network that predicts ½ for every image.
 
-    Returns its row, and the model and the examples that would have been trained.
+    Returns its row, the model, and the training examples.
     """
     given = []
 
     def answer_one_half(model, examples, **_):
         for layer in model.layers:
-            if isinstance(layer, keras.layers.Conv2D) and layer.use_bias:  # a decoder's last
+            if isinstance(layer, keras.layers.Conv2D) and layer.use_bias:  # the output layers
                 kernel, bias = layer.get_weights()
                 layer.set_weights([0.0 * kernel, 0.0 * bias + 0.5])
         given[:] = [model, examples]
 
     monkeypatch.setattr(runs, "fit", answer_one_half)
-    monkeypatch.setattr(runs, "_use_one_core", lambda: None)  # TensorFlow has begun already
+    monkeypatch.setattr(runs, "_use_one_core", lambda: None)  # refused once TensorFlow has started
     settings = runs.Settings("streets/few", str(data_dir), epochs=1)
     return lambda method: (runs.carry_out(methods.Run(method, 0), settings), *given)
 
@@ -301,16 +301,14 @@ def carried_out(monkeypatch, data_dir):
         (methods.CLOSED_FORM, False, "closed_form"),
     ],
 )
-def test_variations_of_the_weighting_are_what_they_are_called(
-    carried_out, method, approximate, update
-):
+def test_variations_set_the_likelihood_and_the_update(carried_out, method, approximate, update):
     _, model, _ = carried_out(method)
     assert model.weighting.tasks["classes"].approximate is approximate
     assert model.weighting.update == update
 
 
 @pytest.mark.parametrize("method", [methods.WIDE, *methods.WIDE_SINGLE])
-def test_wide_network_is_wide(carried_out, method):
+def test_the_wide_variation_has_twice_the_filters(carried_out, method):
     _, model, _ = carried_out(method)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     assert max(layer.filters for layer in layers) == 2 * networks.TINY_FILTERS
@@ -323,7 +321,9 @@ def test_wide_network_is_wide(carried_out, method):
         (methods.OTHER_UNITS, {"instances": 0.1, "inverse_depth": 10.0}),
     ],
 )
-def test_other_units_are_trained_in_and_pixels_are_measured(carried_out, data_dir, method, units):
+def test_targets_train_in_other_units_and_errors_are_in_pixels(
+    carried_out, data_dir, method, units
+):
     row, _, examples = carried_out(method)
     splits = data.load("streets/few", list(runs.SPLITS.values()), data_dir).splits()
     in_pixels = dict(zip(runs.SPLITS, splits, strict=True))
@@ -340,8 +340,7 @@ def test_other_units_are_trained_in_and_pixels_are_measured(carried_out, data_di
             assert float(row[f"{split}_{task}"]) == pytest.approx(error, rel=1e-4)
 
 
-def test_runs_are_trained_and_measured(data_dir, tmp_path):
-    """Two real runs, each in a process of its own."""
+def test_runs_train_and_are_measured_in_parallel_processes(data_dir, tmp_path):
     code = """
 import runpy
 from examples.scenes import methods, report

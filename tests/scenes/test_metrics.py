@@ -24,7 +24,7 @@ def batch():
         "instances": rng.normal(size=(*SHAPE, 2)).astype("float32"),
         "inverse_depth": rng.normal(size=(*SHAPE, 1)).astype("float32"),
     }
-    # Each image misses another share, so that a mean of the images' means would be wrong.
+    # Each image lacks another share, so that the mean of the images' means would be wrong.
     missing = rng.random(SHAPE) < np.linspace(0.1, 0.9, SHAPE[0])[:, None, None]
     targets["classes"][missing] = 255
     targets["instances"][missing] = np.nan
@@ -51,7 +51,7 @@ def expected(targets, predictions):
     return result
 
 
-def test_metrics_agree_with_plain_computations_over_batches(batch):
+def test_metrics_over_batches_agree_with_numpy(batch):
     targets, predictions = batch
     metrics = {task: metric for task, [metric] in scene_metrics(NUM_CLASSES).items()}
     for part in (slice(0, 2), slice(2, 6)):
@@ -63,7 +63,7 @@ def test_metrics_agree_with_plain_computations_over_batches(batch):
 
 
 def evaluate_on_replicas(replicas, targets, predictions):
-    """What `evaluate` says of the metrics in `compile`, on so many devices of this process."""
+    """The results of `evaluate` with the metrics in `compile`, on several devices."""
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * replicas,
@@ -78,33 +78,33 @@ def evaluate_on_replicas(replicas, targets, predictions):
         model = MultiTaskModel(inputs, outputs, UncertaintyWeighting(scene_tasks()))
         model.compile(metrics=scene_metrics(NUM_CLASSES))
     fed = {f"{task}_in": value for task, value in predictions.items()}
-    # A batch of 4 images and one of 2, of whose pixels ever fewer are known.
+    # Batches of 4 and 2 images, so that replicas have uneven shares.
     return model.evaluate(fed, targets, batch_size=4, verbose=0, return_dict=True)
 
 
 @pytest.mark.parametrize("replicas", [1, 4])
-def test_metrics_are_those_of_all_replicas_in_compile(batch, replicas):
-    # TensorFlow's collectives of one process get into each other's way, so each has its own.
+def test_compiled_metrics_cover_all_replicas(batch, replicas):
+    # TensorFlow's collectives interfere within one process.
     with get_context("spawn").Pool(1) as pool:
         results = pool.apply(evaluate_on_replicas, (replicas, *batch))
     for name, value in expected(*batch).items():
         np.testing.assert_allclose(results[name], value, rtol=1e-5)
 
 
-def test_error_weighs_samples():
+def test_the_error_has_sample_weights():
     metric = MeanErrorWhereKnown()
     targets = np.array([[1.0, np.nan], [5.0, 6.0], [np.nan, np.nan]])
     metric.update_state(targets, np.zeros((3, 2)), sample_weight=np.array([3.0, 1.0, 7.0]))
     np.testing.assert_allclose(metric.result(), (3 * 1 + 5 + 6) / (3 + 1 + 1), rtol=1e-6)
 
 
-def test_error_is_zero_where_nothing_is_known():
+def test_the_error_is_zero_if_all_targets_are_missing():
     metric = MeanErrorWhereKnown()
     metric.update_state(np.full((2, 3), np.nan), np.ones((2, 3)))
     assert metric.result() == 0
 
 
-def test_error_survives_saving():
+def test_the_error_can_be_serialized():
     metric = MeanErrorWhereKnown(name="error")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
     assert isinstance(copy, MeanErrorWhereKnown)

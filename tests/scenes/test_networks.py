@@ -14,7 +14,7 @@ NUM_CLASSES = 5
 
 
 def batch(height, width):
-    """Images of squares whose colour tells all that is asked of the network."""
+    """Images of squares whose colours determine all targets."""
     rng = np.random.default_rng(0)
     squares = rng.integers(0, NUM_CLASSES, (2, height // 8, width // 8))
     classes = squares.repeat(8, axis=1).repeat(8, axis=2)
@@ -40,11 +40,11 @@ def multi_task_model(kind, height, width):
 @pytest.fixture(scope="module")
 def paper():
     model = multi_task_model("paper", 16, 32)
-    model.run_eagerly = True  # one step does not repay a minute of tracing
+    model.run_eagerly = True  # tracing takes a minute, and there is one step
     return model
 
 
-def test_tiny_learns_a_batch_by_heart():
+def test_tiny_fits_a_batch():
     images, targets = batch(16, 32)
     model = multi_task_model("tiny", 16, 32)
     history = model.fit(images, targets, epochs=30, verbose=0).history
@@ -53,7 +53,7 @@ def test_tiny_learns_a_batch_by_heart():
 
 
 @pytest.mark.parametrize("shape", [(64, 128, 3), (128, 256, 3)])
-def test_tiny_has_a_prediction_for_each_pixel(shape):
+def test_tiny_predicts_every_pixel(shape):
     network = build_network("tiny", shape, NUM_CLASSES)
     assert {task: tuple(output.shape) for task, output in network.output.items()} == {
         "classes": (None, *shape[:2], NUM_CLASSES),
@@ -93,23 +93,23 @@ def test_paper_takes_a_training_step_and_exports(paper, tmp_path):
         assert values.shape[:3] == (2, 16, 32)
 
 
-def test_paper_is_a_resnet_101_at_an_eighth_of_the_size(paper):
+def test_paper_is_a_resnet_101_at_stride_8(paper):
     [resnet] = [layer for layer in paper.layers if isinstance(layer, keras.Model)]
     assert tuple(resnet.output.shape) == (None, 2, 4, 2048)
     convolutions = [layer for layer in resnet.layers if isinstance(layer, keras.layers.Conv2D)]
-    # 100 and one for the shortcut of each of the four stacks; the 101st layer is the classifier.
+    # 100, and the shortcuts of four stacks; the 101st layer is the classifier.
     assert len(convolutions) == 104
     dilations = [layer.dilation_rate[0] for layer in convolutions if layer.kernel_size == (3, 3)]
     assert dilations == [1] * 7 + [2] * 23 + [4] * 3
-    # As published for ResNet-101 without its classifier.
+    # The published size of ResNet-101 without its classifier.
     assert resnet.count_params() == pytest.approx(42.6e6, rel=0.01)
 
 
-def test_unknown_kind_is_refused():
+def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'huge'"):
         build_network("huge", (64, 128, 3), NUM_CLASSES)
 
 
-def test_size_that_no_multiple_of_8_is_refused():
+def test_a_size_that_is_no_multiple_of_8_is_refused():
     with pytest.raises(ValueError, match="multiples of 8"):
         build_network("tiny", (64, 100, 3), NUM_CLASSES)

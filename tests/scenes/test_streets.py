@@ -42,7 +42,7 @@ def examples(builder):
     return [list(split.as_numpy_iterator()) for split in splits]
 
 
-def test_splits_have_the_number_and_size_of_images_that_was_asked_for(examples):
+def test_splits_have_the_configured_number_and_size_of_images(examples):
     train, test = examples
     assert (len(train), len(test)) == (6, 2)
     for example in train + test:
@@ -54,18 +54,12 @@ def test_splits_have_the_number_and_size_of_images_that_was_asked_for(examples):
         }
 
 
-def test_default_is_64_by_128_with_2000_and_500_images():
-    config = streets.Streets.BUILDER_CONFIGS[0]
-    assert (config.height, config.width) == (64, 128)
-    assert (config.train_images, config.test_images) == (2000, 500)
-
-
-def test_every_image_is_another(examples):
+def test_all_images_differ(examples):
     images = {example["image"].tobytes() for split in examples for example in split}
     assert len(images) == 8
 
 
-def test_every_class_is_seen_and_no_other(builder, examples):
+def test_images_show_all_classes_and_no_unknown_one(builder, examples):
     seen = np.unique([example["classes"] for split in examples for example in split])
     class_names = builder.info.metadata["class_names"]
     assert {*range(len(class_names)), 255} >= set(seen.tolist())
@@ -73,7 +67,7 @@ def test_every_class_is_seen_and_no_other(builder, examples):
     assert len(seen) >= 8
 
 
-def test_instances_are_those_of_their_class(builder, examples):
+def test_instance_ids_match_the_classes(builder, examples):
     for example in examples[0]:
         classes, instances = example["classes"], example["instances"]
         has_instances = np.isin(classes, builder.info.metadata["instance_classes"])
@@ -81,7 +75,7 @@ def test_instances_are_those_of_their_class(builder, examples):
         np.testing.assert_array_equal(instances[has_instances] // 1000, classes[has_instances])
 
 
-def test_same_seed_gives_the_same_bytes_in_another_process():
+def test_a_seed_gives_the_same_bytes_in_another_process():
     root = Path(__file__).parents[2]
     other = subprocess.run(
         [sys.executable, "-c", DIGEST], cwd=root, check=True, capture_output=True, text=True
@@ -91,7 +85,7 @@ def test_same_seed_gives_the_same_bytes_in_another_process():
     assert other.stdout.strip() == here.hexdigest()
 
 
-def test_same_seed_gives_the_same_data_set(examples, tmp_path):
+def test_a_seed_gives_the_same_data_set(examples, tmp_path):
     def images(seed):
         config = streets.StreetsConfig(name="again", seed=seed, **CONFIG)
         builder = tfds.builder("streets", config=config, data_dir=tmp_path / str(seed))
@@ -107,7 +101,7 @@ def test_same_seed_gives_the_same_data_set(examples, tmp_path):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_road_is_as_far_as_the_ground_plane(seed):
+def test_the_road_has_the_depth_of_the_ground_plane(seed):
     example = render((seed,), HEIGHT, WIDTH)
     street = random_street(np.random.default_rng((seed,)))
     # From axes to the right, ahead and upwards: roll about ahead, pitch about right, yaw about up.
@@ -129,7 +123,7 @@ def test_road_is_as_far_as_the_ground_plane(seed):
     assert np.nanpercentile(error, 95) < 0.2
 
 
-def test_sky_has_no_depth_and_the_rest_has_some_holes():
+def test_the_sky_has_no_depth_and_other_surfaces_have_holes():
     share = []
     for seed in range(4):
         example = render((seed,), HEIGHT, WIDTH)
@@ -139,7 +133,7 @@ def test_sky_has_no_depth_and_the_rest_has_some_holes():
     assert 0.03 < np.mean(share) < 0.4
 
 
-def test_what_the_second_camera_cannot_see_has_no_depth():
+def test_pixels_hidden_from_the_second_camera_have_no_depth():
     height, width = 40, 80
     wall_depth, box_depth = 20.0, 5.0
     surface = Surface(0, Material.PLAIN, (0.5, 0.5, 0.5))

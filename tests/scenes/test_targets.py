@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from examples.scenes.targets import centre_vectors, scene_tasks, to_targets
-from keras_uncertainty_mtl import Categorical, Laplace
+from examples.scenes.targets import centre_vectors, to_targets
 
 pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
 
 
-def test_vectors_lead_to_the_mean_of_an_instances_pixels():
+def test_vectors_point_to_the_mean_of_the_instances_pixels():
     instances = np.array([[0, 7, 7, 0], [9, 7, 0, 7001], [9, 0, 0, 7001]], np.int32)
     vectors = centre_vectors(tf.constant(instances)).numpy()
     for (row, column), instance in np.ndenumerate(instances):
@@ -22,11 +21,11 @@ def test_vectors_lead_to_the_mean_of_an_instances_pixels():
         np.testing.assert_allclose(vectors[row, column], centre, rtol=1e-5)
 
 
-def test_image_without_instances_has_no_vectors():
+def test_an_image_without_instances_has_no_vectors():
     assert np.isnan(centre_vectors(tf.zeros((3, 4), tf.int32))).all()
 
 
-def test_targets_have_the_shapes_of_the_predictions_inside_a_pipeline():
+def test_mapped_targets_have_the_shapes_of_the_predictions():
     depth = np.array([[1.5, math.nan], [0.0, 2.0]], np.float32)
     example = {
         "image": np.full((1, 2, 2, 3), 9, np.uint8),
@@ -40,15 +39,3 @@ def test_targets_have_the_shapes_of_the_predictions_inside_a_pipeline():
     np.testing.assert_array_equal(targets["classes"], example["classes"])
     assert targets["instances"].shape == (1, 2, 2, 2)
     np.testing.assert_array_equal(targets["inverse_depth"], depth[np.newaxis, ..., np.newaxis])
-
-
-def test_tasks_are_the_papers():
-    tasks = scene_tasks()
-    assert {name: type(task) for name, task in tasks.items()} == {
-        "classes": Categorical,
-        "instances": Laplace,
-        "inverse_depth": Laplace,
-    }
-    assert tasks["classes"].missing == 255
-    assert math.isnan(tasks["instances"].missing)
-    assert math.isnan(tasks["inverse_depth"].missing)

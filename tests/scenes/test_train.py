@@ -18,7 +18,7 @@ def run(monkeypatch, *arguments):
 
 
 def table(output):
-    """The numbers of the printed table: metric, σ and weight of each task."""
+    """Metric, σ and weight of each task in the printed table."""
     rows = re.findall(r"^(classes|instances|inverse depth) .*\)((?: +[\d.e+-]+){3})$", output, re.M)
     return {task: [float(number) for number in numbers.split()] for task, numbers in rows}
 
@@ -37,7 +37,7 @@ def trained(data_dir, tmp_path_factory):
     return "\n".join(lines), directory
 
 
-def test_prints_a_table_of_the_held_out_metrics(trained):
+def test_the_printed_table_has_the_held_out_metrics(trained):
     output, _ = trained
     assert "Held out: 4 of 44 images, seed 5" in output
     rows = table(output)
@@ -48,7 +48,7 @@ def test_prints_a_table_of_the_held_out_metrics(trained):
     assert 0 < metrics[2] < 10
 
 
-def test_sigma_and_weight_are_those_of_the_likelihoods(trained):
+def test_printed_weights_follow_from_sigma(trained):
     rows = table(trained[0])
     for task in ("instances", "inverse depth"):
         _, sigma, weight = rows[task]
@@ -58,13 +58,13 @@ def test_sigma_and_weight_are_those_of_the_likelihoods(trained):
 
 
 @pytest.mark.parametrize("name", ["scenes.png", "weighting.png"])
-def test_saves_pictures(trained, name):
+def test_pictures_are_saved(trained, name):
     picture = tf.io.decode_png((trained[1] / name).read_bytes())
     assert min(picture.shape[:2]) > 300
     assert len(np.unique(picture)) > 10
 
 
-def test_exports_what_another_process_serves(trained, data_dir):
+def test_another_process_serves_the_saved_model(trained, data_dir):
     output, directory = trained
     difference = re.search(r"neither Keras nor this package: largest difference (\S+)", output)[1]
     assert float(difference) < SERVING_TOLERANCE
@@ -79,12 +79,12 @@ def test_exports_what_another_process_serves(trained, data_dir):
     }
 
 
-def test_missing_archives_end_the_run_with_a_sentence(monkeypatch, tmp_path):
+def test_missing_archives_end_the_run_and_are_named(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match=r"leftImg8bit_trainvaltest\.zip"):
         run(monkeypatch, "--dataset", "cityscapes", "--data-dir", tmp_path / "data")
 
 
-def test_unknown_data_set_ends_the_run_with_a_sentence(monkeypatch, tmp_path):
+def test_an_unknown_data_set_ends_the_run_and_is_named(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="'roads'"):
         run(monkeypatch, "--dataset", "roads", "--data-dir", tmp_path)
 
@@ -108,7 +108,7 @@ def drawn(figure, row, title):
     return image
 
 
-def test_what_has_no_truth_is_blank():
+def test_pixels_without_truth_are_blank():
     truth = features()
     truth["classes"][0, :3] = 255
     truth["inverse_depth"][0, :, :5] = np.nan
@@ -124,9 +124,9 @@ def test_what_has_no_truth_is_blank():
     assert not np.ma.getmaskarray(drawn(figure, 0, "classes: predicted").get_array()).any()
 
 
-def test_a_predicted_instance_has_the_colour_of_the_true_one_that_it_covers():
+def test_a_predicted_instance_has_the_colour_of_its_true_instance():
     truth, predicted = features(), features()
-    # Numbered the other way round, moved by a pixel, and one more that is nothing.
+    # In reverse order, shifted by a pixel, and with one false positive.
     predicted["instances"] = np.roll(
         np.select([truth["instances"] == 8001, truth["instances"] == 8002], [8007, 8003]), 1, axis=2
     )

@@ -26,7 +26,7 @@ def scenes(data_dir):
 
 
 def linear_network():
-    """A network that compiles in no time."""
+    """A network that compiles quickly."""
     image = keras.Input((32, 64, 3))
     scaled = keras.layers.Rescaling(1 / 255)(image)
     channels = {"classes": 9, "instances": 2, "inverse_depth": 1}
@@ -36,7 +36,7 @@ def linear_network():
 
 
 def raw_losses(targets, predictions):
-    """The mean losses over the pixels that have a target, with NumPy and SciPy alone."""
+    """Mean losses over the pixels with a target, with NumPy and SciPy alone."""
     labelled = targets["classes"] != 255
     log_probability = log_softmax(predictions["classes"], axis=-1)[labelled]
     labels = targets["classes"][labelled]
@@ -51,7 +51,7 @@ def raw_losses(targets, predictions):
 
 
 @pytest.mark.parametrize("tasks", [TASKS, ["classes", "inverse_depth"]])
-def test_fixed_weights_train_the_weighted_sum_of_the_raw_losses(scenes, tasks):
+def test_with_fixed_weights_the_loss_is_the_weighted_sum_of_raw_losses(scenes, tasks):
     train = scenes.splits()[0].take(4)
     network = linear_network()
     model = keras.Model(network.input, {task: network.output[task] for task in tasks})
@@ -69,7 +69,7 @@ def test_fixed_weights_train_the_weighted_sum_of_the_raw_losses(scenes, tasks):
     assert reported == pytest.approx(expected, rel=1e-5)
 
 
-def test_every_weighting_sees_the_same_images_in_the_same_order(scenes):
+def test_all_weightings_train_on_the_same_images_in_the_same_order(scenes):
     train = scenes.splits()[0]
 
     def images(tasks, seed):
@@ -83,7 +83,7 @@ def test_every_weighting_sees_the_same_images_in_the_same_order(scenes):
     assert not np.array_equal(expected[:2], expected[2:])
 
 
-def test_every_weighting_starts_from_the_same_network(scenes):
+def test_all_weightings_start_from_the_same_network(scenes):
     def weights(seed, tasks):
         network = seeded_network("tiny", scenes, seed)
         uncertainty_model(network, tasks)
@@ -95,7 +95,7 @@ def test_every_weighting_starts_from_the_same_network(scenes):
     assert not np.array_equal(weights(1, TASKS)[0], expected[0])
 
 
-def test_trace_keeps_sigma_from_the_start_on(scenes):
+def test_the_trace_records_sigma_from_the_first_step_on(scenes):
     model = uncertainty_model(linear_network(), TASKS, initial_sigma=3.0)
     trace = SigmaTrace()
     train = scenes.splits()[0]
@@ -108,7 +108,7 @@ def test_trace_keeps_sigma_from_the_start_on(scenes):
         assert later[-1] != pytest.approx(3.0, rel=0.01)
 
 
-def test_evaluation_is_over_all_images(scenes):
+def test_evaluation_covers_all_images(scenes):
     test = scenes.splits()[1]
     network = linear_network()
     [(images, targets)] = test.batch(4)
@@ -121,6 +121,6 @@ def test_evaluation_is_over_all_images(scenes):
         assert measured[task] == pytest.approx(losses[task], rel=1e-5)
     labelled = targets["classes"] != 255
     true, found = targets["classes"][labelled], predictions["classes"].argmax(-1)[labelled]
-    # Keras leaves classes out that are neither there nor found.
+    # Keras omits classes that are neither true nor predicted.
     ious = jaccard_score(true, found, average=None, labels=np.union1d(true, found))
     assert measured["classes"] == pytest.approx(ious.mean(), rel=1e-5)
