@@ -11,7 +11,7 @@ import pytest
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-    # Devices can only be configured before TensorFlow initialises, that is before any test runs.
+    # Devices can only be configured before TensorFlow initialises.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
     )
@@ -34,7 +34,7 @@ def _fixed_seed():
 
 @pytest.fixture(scope="session")
 def value_and_gradients():
-    """Differentiates a function of no arguments by Keras variables, on whichever backend runs."""
+    """Differentiates a function of no arguments by Keras variables, on any backend."""
 
     def on_tensorflow(function, variables):
         values = [variable.value for variable in variables]

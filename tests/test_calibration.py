@@ -32,7 +32,7 @@ SAMPLES = 700
 
 @keras.saving.register_keras_serializable(package="test_calibration")
 class Student(Likelihood):
-    """A user's likelihood that has no closed form: Student's t of 5 degrees of freedom."""
+    """A user's likelihood without a closed form: Student's t of 5 degrees of freedom."""
 
     def loss(self, targets, predictions):
         return keras.ops.square(targets - predictions)
@@ -63,7 +63,7 @@ def likelihoods():
 
 
 def data(seed=0):
-    """Inputs, targets in all kinds of units with some of them missing, and weights."""
+    """Inputs, targets of several scales, some of them missing, and sample weights."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(SAMPLES, 4)).astype("float32")
     y = {
@@ -88,7 +88,7 @@ def data(seed=0):
 
 
 def make_model(tasks=None):
-    """A network that knows something of the kinds and flags, at a wrong temperature."""
+    """A network that partly predicts the kinds and flags, at a wrong temperature."""
     tasks = tasks or likelihoods()
     x = keras.Input((4,), name="x")
     sizes = {"channels": 3, "noisy": 4, "huber": 2, "kind": 3, "kind_approximate": 3}
@@ -106,7 +106,7 @@ def make_model(tasks=None):
 
 
 def minimum(mean_nll):
-    """The σ at which a mean negative log-likelihood is smallest, by SciPy's search."""
+    """The σ that minimises a mean negative log-likelihood, by SciPy's search."""
     grid = np.linspace(-30, 30, 601)
     best = grid[np.argmin([mean_nll(s) for s in grid])]
     found = optimize.minimize_scalar(
@@ -116,7 +116,7 @@ def minimum(mean_nll):
 
 
 def expected_sigmas(predictions, y, weights):
-    """By NumPy's averages and SciPy's distributions and search, in double precision."""
+    """The optimal σ of every task, by NumPy's averages and SciPy, in double precision."""
     f = {task: np.asarray(prediction, "float64") for task, prediction in predictions.items()}
 
     def root_mean(losses, task):
@@ -145,7 +145,7 @@ def expected_sigmas(predictions, y, weights):
         return np.average(nll.mean(axis=-1), weights=weights["flags"])
 
     def student(task, channel):
-        # Of variance 1, where SciPy's has one of 5/3.
+        # This scale makes the variance 1. SciPy's distribution has one of 5/3.
         scale = np.sqrt(3 / 5)
         errors = y[task][:, channel] - f[task][:, channel]
         return minimum(
@@ -162,7 +162,7 @@ def expected_sigmas(predictions, y, weights):
             np.average((y["channels"] - f["channels"]) ** 2, axis=0, weights=weights["channels"])
         ),
         "noisy": np.sqrt(2) * root_mean(scaled, "noisy") ** 2,
-        # As any loss in Eq. 10, that has its minimum at σ² = 2 · mean loss.
+        # In Eq. 10 any loss has its minimum at σ² = 2 · mean loss.
         "huber": np.sqrt(2 * np.average(huber, weights=weights["huber"])),
         "kind_approximate": np.sqrt(
             2 * np.average(cross_entropy, weights=weights["kind_approximate"])
@@ -187,7 +187,7 @@ class TestCalibrate:
         expected = expected_sigmas(model.predict(x, verbose=0), y, weights)
         assert_sigmas(returned, expected, rtol=1e-5)
         assert_sigmas(model.weighting.sigmas(), expected, rtol=1e-5)
-        # The network is at a wrong temperature, so that the search had to go somewhere.
+        # The network starts at a wrong temperature, so the search moved.
         assert returned["kind"] > 1.5
         assert returned["flags"] > 1.5
 
@@ -211,10 +211,10 @@ class TestCalibrate:
             {"x": dataset.batch(50).repeat(), "steps": 14},
         ):
             model.weighting.set_log_variances({task: 0 * s for task, s in expected.items()})
-            # The sums of a batch are in single precision.
+            # The sums over a batch are in single precision.
             assert_sigmas(model.calibrate(**source, verbose=0), expected, rtol=1e-5)
 
-    def test_a_second_time_changes_nothing(self):
+    def test_calibrating_again_changes_nothing(self):
         model, (x, y, _) = make_model(), data()
         once = model.calibrate(x, y, verbose=0)
         assert_sigmas(model.calibrate(x, y, verbose=0), once, rtol=1e-7)
@@ -236,14 +236,14 @@ class TestCalibrate:
         model.fit(x, y, batch_size=SAMPLES, verbose=0)
         assert_sigmas(model.weighting.sigmas(), sigmas, rtol=1e-7)
 
-    def test_no_training_has_to_come_first(self):
-        # Nor may the first batch of a later one set what calibration has set.
+    def test_calibration_needs_no_training(self):
+        # The first batch of a later training does not replace the calibrated σ.
         model, (x, y, _) = make_model({"mean": Gaussian()}), data()
         sigma = model.calibrate(x, y["mean"], verbose=0)["mean"]
         model.compile(keras.optimizers.SGD(0.0))
         errors = model.predict(x, verbose=0)["mean"] - 5 * y["mean"]
         model.fit(x, 5 * y["mean"], batch_size=SAMPLES, verbose=0)
-        # The running mean goes on from what was calibrated, and counts the batch as one of 20.
+        # The running mean goes on from the calibrated σ, and counts the batch as one of 20.
         running = np.sqrt(0.95 * sigma**2 + 0.05 * np.mean(errors**2))
         assert model.weighting.sigmas()["mean"] == pytest.approx(running, rel=0.06)
 
@@ -275,7 +275,7 @@ class TestCalibrate:
         sigma = model.calibrate(tokens, y, verbose=0)["a"]
         assert sigma == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-6)
 
-    def test_a_model_of_lists_in_half_precision_that_runs_eagerly(self):
+    def test_an_eager_model_of_lists_in_half_precision_calibrates(self):
         keras.config.set_dtype_policy("mixed_float16")
         try:
             x = keras.Input((2,))
@@ -311,7 +311,7 @@ class TestCalibrate:
             model.calibrate(x, y[task], verbose=0)
         assert model.weighting.sigmas()[task] == 1
 
-    def test_where_nothing_is_most_likely_sigma_stays_and_a_warning_says_so(self):
+    def test_a_sigma_without_an_optimum_stays_with_a_warning(self):
         x, y, _ = data()
         model = make_model({"kind": Categorical(), "mean": Gaussian()})
         logits = model.predict(x, verbose=0)["kind"]
@@ -339,7 +339,7 @@ CONTINUOUS = {
 
 
 class TestCoverage:
-    """Held out: 10,000 observations. New: 40,000, of which 95% are 95% to ±0.1% if all is right."""
+    """Coverage of 40,000 new observations: its standard error at 95% is 0.1%."""
 
     def observations(self, samples, seed):
         rng = np.random.default_rng(seed)
@@ -379,13 +379,13 @@ class TestCoverage:
         schedule = keras.optimizers.schedules.CosineDecay(0.1, 600)
         model.compile(keras.optimizers.Adam(schedule))
         x, y = self.observations(5000, seed=1)
-        # In units of its own, which a linear layer would take long to get to.
+        # A linear layer would take long to reach targets of this scale.
         y["median"] /= 50
         model.fit(x, y, batch_size=250, epochs=30, verbose=0)
 
         x, y = self.observations(40_000, seed=2)
         y["median"] /= 50
-        # Wider than training left them, wherever that is: σ and the network's own may trade places.
+        # These intervals are wider than training left them, wherever σ and h traded places.
         sigmas = model.weighting.sigmas().items()
         model.weighting.set_log_variances({task: 2 * np.log(sigma) + 2 for task, sigma in sigmas})
         uncalibrated = self.in_intervals(model.predictive_model().predict(x, verbose=0), y)
@@ -397,7 +397,7 @@ class TestCoverage:
         calibrated = self.in_intervals(model.predictive_model().predict(x, verbose=0), y)
         for entry, share in calibrated.items():
             assert share == pytest.approx(0.95, abs=0.01), entry
-        # Where the noise is told of each element, the intervals are right among the noisy, too.
+        # With a noise for each element, the intervals also hold among noisy observations.
         noisy = x @ [0.5, 0.5, -1] > 0.7
         for part in (noisy, ~noisy):
             some = {name: value[part] for name, value in predictive(model, x).items()}
@@ -412,7 +412,7 @@ def predictive(model, x):
 
 
 class Logits:
-    """A classifier of scikit-learn, fitted already, that hands out what it is given."""
+    """A fitted scikit-learn classifier whose logits are its inputs."""
 
     _estimator_type = "classifier"
 
@@ -440,7 +440,7 @@ class Logits:
 
 
 class TestDigits:
-    """A network that has learnt a few hundred digits by heart, and is too sure of all others."""
+    """Calibration of a network that overfits a few hundred digits."""
 
     @pytest.fixture(scope="class")
     @staticmethod

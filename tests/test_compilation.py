@@ -1,4 +1,4 @@
-"""A training step that XLA compiles whole: nothing goes through the host, every shape is known."""
+"""A training step compiles with XLA: no operation on the host, every shape known."""
 
 import keras
 import numpy as np
@@ -42,7 +42,7 @@ def tokens_with_targets():
     targets = {task: targets.get(task, numbers).copy() for task in LIKELIHOODS}
     targets["gaussian"][::2] = NAN
     targets["exact"][:, 0] = 255
-    # Token 0 is padding, which a mask leaves out.
+    # Token 0 is padding, which the mask leaves out.
     return rng.integers(4, size=(BATCH, STEPS)).astype("int32"), targets
 
 
@@ -66,7 +66,7 @@ def test_a_step_compiles_whole_and_knows_every_shape(weigh, mask):
         weights = np.linspace(0, 1, BATCH * STEPS, dtype="float32").reshape(BATCH, STEPS)
         batch.append(dict.fromkeys(LIKELIHOODS, weights[(...,) if len(shape) > 1 else (..., 0)]))
     batch = keras.tree.map_structure(tf.constant, tuple(batch))
-    model.train_on_batch(*batch)  # Makes the optimizer's variables.
+    model.train_on_batch(*batch)  # creates the optimizer's variables
 
     step = tf.function(model.train_step, jit_compile=True)
     graph = step.get_concrete_function(batch).graph

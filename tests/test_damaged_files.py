@@ -1,4 +1,4 @@
-"""Files that are damaged, from the future or hostile: refused, and nothing in them executed."""
+"""Damaged, newer and hostile files are refused, and none of their code runs."""
 
 import json
 import zipfile
@@ -23,12 +23,12 @@ def model():
 @pytest.fixture
 def file(model, tmp_path):
     model.save(tmp_path / "m.keras")
-    keras.saving.load_model(tmp_path / "m.keras")  # As it is, it loads.
+    keras.saving.load_model(tmp_path / "m.keras")  # undamaged, it loads
     return tmp_path / "m.keras"
 
 
 def rewrite(file, change):
-    """Changes the model's config, or the bytes of its weights, inside of the file."""
+    """Changes the model's config, or the bytes of its weights, inside the file."""
     with zipfile.ZipFile(file) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(parts["config.json"])
@@ -49,14 +49,14 @@ def weighting(config):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])
-def test_a_file_that_was_cut_off(file, kept):
+def test_a_truncated_file_is_refused(file, kept):
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match=r"accessible `.keras` zip file"):
         keras.saving.load_model(file)
 
 
-def test_a_weight_with_one_bit_flipped(model, file):
+def test_a_weight_with_a_flipped_bit_is_refused(model, file):
     content = bytearray(file.read_bytes())
     content[content.index(model.layers[1].get_weights()[0].tobytes())] ^= 1
     file.write_bytes(content)
@@ -64,7 +64,7 @@ def test_a_weight_with_one_bit_flipped(model, file):
         keras.saving.load_model(file)
 
 
-def test_weights_that_were_cut_off(file):
+def test_truncated_weights_are_refused(file):
     def cut(config, parts):
         parts["model.weights.h5"] = parts["model.weights.h5"][:3000]
 
@@ -92,14 +92,14 @@ FUTURE = {
 
 
 @pytest.mark.parametrize(("change", "message"), FUTURE.values(), ids=FUTURE)
-def test_a_file_of_a_newer_version_says_what_is_not_known(file, change, message):
+def test_a_file_of_a_newer_version_names_its_unknown_part(file, change, message):
     rewrite(file, lambda config, parts: change(config))
     with pytest.raises(TypeError, match=message):
         keras.saving.load_model(file)
 
 
 class TestHostileFiles:
-    """None of them gets to make its directory."""
+    """A hostile file would make a directory, and none does."""
 
     @pytest.fixture
     def made(self, tmp_path):
@@ -107,7 +107,7 @@ class TestHostileFiles:
         yield str(path)
         assert not path.exists()
 
-    def test_a_lambda_layer(self, made, tmp_path):
+    def test_a_lambda_layer_is_refused(self, made, tmp_path):
         inputs = keras.Input((3,))
         hostile = keras.layers.Lambda(
             lambda x: (__import__("os").makedirs(made, exist_ok=True), x)[1], output_shape=(3,)
@@ -118,7 +118,7 @@ class TestHostileFiles:
             keras.saving.load_model(tmp_path / "m.keras")
 
     @pytest.mark.parametrize("place", ["loss", "likelihood"])
-    def test_a_lambda_for_a_loss(self, file, made, place):
+    def test_a_lambda_for_a_loss_is_refused(self, file, made, place):
         with pytest.warns(UserWarning, match="lambda"):
             hostile = keras.saving.serialize_keras_object(lambda y, f: __import__("os").mkdir(made))
         self.replace(file, place, hostile)
@@ -126,7 +126,9 @@ class TestHostileFiles:
             keras.saving.load_model(file)
 
     @pytest.mark.parametrize("place", ["loss", "likelihood"])
-    def test_a_function_of_another_module(self, file, made, tmp_path, monkeypatch, place):
+    def test_a_function_of_another_module_is_refused(
+        self, file, made, tmp_path, monkeypatch, place
+    ):
         (tmp_path / "hostile.py").write_text(f"import os\nos.mkdir({made!r})\nloss = print\n")
         monkeypatch.syspath_prepend(tmp_path)
         for module, name in (("hostile", "loss"), ("os", "system")):

@@ -1,6 +1,6 @@
-"""The package uses nothing that is deprecated: neither when it is imported nor in any test.
+"""The package uses no deprecated function, when it is imported or in any test.
 
-`filterwarnings` in setup.cfg makes an error of each such warning, in whichever test it comes up.
+`filterwarnings` in setup.cfg turns each such warning into an error, in every test.
 """
 
 import subprocess
@@ -35,6 +35,6 @@ def test_a_warning_in_the_package_fails_a_test(module):
         exec(WARN, {"__name__": module})
 
 
-def test_a_warning_elsewhere_does_not():
+def test_a_warning_elsewhere_fails_no_test():
     with pytest.warns(DeprecationWarning, match="old"):
         exec(WARN, {"__name__": "keras"})

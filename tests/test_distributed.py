@@ -1,4 +1,4 @@
-"""The example for several processes, as somebody runs it."""
+"""The example for several processes runs from the command line."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def test_two_processes_train_one_model_and_export_it(tmp_path):
     )
     assert "2 devices, 2 processes" in done.stdout
     accuracy = float(re.search(r"accuracy: ([\d.]+)%", done.stdout)[1])
-    assert accuracy > 80  # 10% by guessing.
+    assert accuracy > 80  # chance is 10%
     np.save(tmp_path / "images.npy", np.zeros((3, 8, 8, 1), "float32"))
     files = [tmp_path / name for name in ("saved_model", "images.npy", "predictions.npz")]
     subprocess.run([sys.executable, "examples/serve.py", *files], check=True)

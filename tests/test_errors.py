@@ -1,8 +1,8 @@
-"""Wrong calls: a `ValueError` that names the task, what was expected, and what was received.
+"""Wrong calls raise a `ValueError` with the task, the expected and the received value.
 
-A likelihood that is made by itself has no task yet. All the tables but that of likelihoods are of
-calls that have one, and have its name to say, in words of the package: what Keras adds of its own,
-the arguments that a layer was called with, comes after.
+A likelihood made by itself has no task yet, so the errors of the first table name none. In all
+other tables the message begins with the package's own words. Keras may append the arguments of the
+call.
 """
 
 import re
@@ -328,7 +328,7 @@ def fit(targets, sample_weight=None, **arguments):
 
 
 def model_of(change):
-    """A model of two tasks whose outputs are not what they should be."""
+    """A model of two tasks with changed outputs."""
     x, outputs = symbolic()
     return MultiTaskModel(x, change(outputs), two_tasks())
 
@@ -337,7 +337,7 @@ def target_inputs(change):
     return two_tasks().target_inputs(change(symbolic()[1]))
 
 
-# What can be known before the first step is said when the model is made.
+# These errors are raised before the first step, when the model is made.
 MODELS = {
     "an unfit output": (
         lambda: model_of(lambda outputs: outputs | {"classes": outputs["depth"]}),

@@ -1,4 +1,4 @@
-"""Numbers that are none, and numbers at the ends of what single precision holds."""
+"""NaN, infinities, and numbers at the ends of single precision."""
 
 import keras
 import numpy as np
@@ -17,18 +17,18 @@ from keras_uncertainty_mtl import (
 from keras_uncertainty_mtl.observations import Observations
 
 NAN = float("nan")
-SMALLEST, LARGEST = np.exp(-30.0), np.exp(30.0)  # The σ at the ends of |log σ²| ≤ 60.
+SMALLEST, LARGEST = np.exp(-30.0), np.exp(30.0)  # at the bounds |log σ²| = 60
 
 
-class TestNoNumbers:
-    """Nothing that is no number ends up as a finite loss."""
+class TestNaNAndInfinity:
+    """A NaN or infinity never becomes a finite loss."""
 
     TASKS = ("far", "kind", "near", "flag")
 
     @pytest.fixture(scope="class", params=["model", "layer"])
     @classmethod
     def trained(cls, request):
-        """A function that trains from the same weights, one batch of four after the other."""
+        """A function that trains from the same weights, in batches of four."""
         inputs = keras.Input((3,), name="x")
         outputs = {
             task: keras.layers.Dense(units)(inputs)
@@ -52,7 +52,7 @@ class TestNoNumbers:
                 {"x": inputs} | {tensor.name: tensor for tensor in more},
                 weighting(outputs, targets, sample_weight=weights),
             )
-        model.compile(keras.optimizers.SGD(1e-4))  # No state but the weights.
+        model.compile(keras.optimizers.SGD(1e-4))  # without any state
         initial = model.get_weights()
 
         def fit(x, y, weights):
@@ -88,7 +88,7 @@ class TestNoNumbers:
         }
         return x, y, {task: np.ones(16, "float32") for task in self.TASKS}
 
-    def test_without_any_it_trains_to_the_end(self, trained):
+    def test_finite_data_train_to_the_end(self, trained):
         losses, steps, _ = trained(*self.data())
         assert np.all(np.isfinite(losses))
         assert steps == 8
@@ -109,7 +109,7 @@ class TestNoNumbers:
         np.testing.assert_array_equal(losses, [np.nan])
         assert steps == batch + 1
 
-    def test_a_nan_where_there_is_no_label_is_no_label(self, trained):
+    def test_a_nan_for_a_missing_label_does_no_harm(self, trained):
         x, y, weights = self.data()
         hidden = np.random.default_rng(1).random((16, 2)) < 0.5
         hidden[:4] = True
@@ -120,12 +120,12 @@ class TestNoNumbers:
         assert np.all(np.isfinite(losses))
         assert steps == 8
         assert np.all(np.isfinite(with_nan["near"]))
-        # They count for nothing, where those that are labels count.
+        # Changed labels would count; a changed missing label would not.
         assert not np.allclose(scaled["near"], with_nan["near"])
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
-    def test_nor_does_a_sample_without_any_label_hide_its_input(self, trained, value):
-        # Its loss counts for nothing, but the gradients of the network are NaN all the same.
+    def test_a_bad_input_of_an_unlabelled_sample_is_not_hidden(self, trained, value):
+        # Its loss has no weight, but the gradients of the network are NaN.
         x, y, weights = self.data()
         x[1] = value
         y["near"][1], y["kind"][1] = np.nan, -1
@@ -135,7 +135,7 @@ class TestNoNumbers:
         assert steps == 1
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
-    def test_a_nan_is_a_label_where_another_value_marks_the_missing_ones(self, value):
+    def test_a_nan_counts_where_another_value_marks_missing_labels(self, value):
         for likelihood in (Gaussian(missing=-1.0), Categorical(missing=-1), Bernoulli(missing=-1)):
             layer = UncertaintyWeighting({"a": likelihood})
             targets = np.array([1.0, value, -1.0], "float32")
@@ -145,7 +145,7 @@ class TestNoNumbers:
             np.testing.assert_array_equal(layer.sigmas()["a"], 1)
 
     def test_a_first_batch_that_overflows_starts_no_sigma(self):
-        # An optimizer that scales losses leaves such a batch out and goes on.
+        # A loss-scaling optimizer skips such a batch and goes on.
         layer = UncertaintyWeighting({"a": Gaussian()})
         layer(np.full((2, 1), 1e30, "float32"), np.zeros((2, 1)), training=True)
         assert np.isnan(float(layer.losses[0]))
@@ -216,18 +216,18 @@ def test_loss_and_gradients_are_finite(
 
 @pytest.mark.parametrize("residual", [1e-12, 1e12])
 @pytest.mark.parametrize("likelihood", [Gaussian, Laplace])
-def test_sigma_starts_at_residuals_as_small_and_as_large(likelihood, residual):
+def test_sigma_starts_from_tiny_and_huge_residuals(likelihood, residual):
     layer = UncertaintyWeighting({"a": likelihood()})
     layer(np.full((4, 1), residual, "float32"), np.zeros((4, 1)), training=True)
     expected = residual if likelihood is Gaussian else np.sqrt(2) * residual
     assert layer.sigmas()["a"] == pytest.approx(expected, rel=1e-4, abs=0)
-    # At its optimum: ½ + ½ · log σ² for the one, 1 + ½ · log σ² for the other.
+    # At the optimum a Gaussian costs ½ + ½ · log σ², and a Laplace 1 + ½ · log σ².
     expected = np.log(expected) + (0.5 if likelihood is Gaussian else 1.0)
     assert float(layer.losses[0]) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("residual", "end"), [(1e-18, SMALLEST), (1e18, LARGEST)])
-def test_a_first_batch_beyond_the_bound_starts_at_it(residual, end):
+def test_a_first_batch_beyond_the_bound_starts_sigma_at_it(residual, end):
     layer = UncertaintyWeighting({"a": Gaussian()})
     layer(np.full((4, 1), residual, "float32"), np.zeros((4, 1)), training=True)
     assert layer.sigmas()["a"] == pytest.approx(end, rel=1e-4, abs=0)
@@ -242,7 +242,7 @@ def test_an_initial_sigma_beyond_the_bound_is_refused(sigma):
 
 
 class Quartic(Likelihood):
-    """¼ · ((y - f) / σ)⁴ + ½ · log σ², of a σ whose fourth power may be no float."""
+    """¼ · ((y - f) / σ)⁴ + ½ · log σ², whose σ⁴ may overflow single precision."""
 
     scale, power = 0.25, 2.0
 
@@ -251,7 +251,7 @@ class Quartic(Likelihood):
 
 
 class QuarticOfItsOwn(Quartic):
-    """The same, but no closed form is known of it."""
+    """The same without a known closed form."""
 
     def negative_log_likelihood(self, targets, predictions, log_variance):
         return super().negative_log_likelihood(targets, predictions, log_variance)
@@ -263,8 +263,8 @@ class QuarticOfItsOwn(Quartic):
     [(Gaussian(), 3e-19), (Quartic(initial_sigma=1e-10), 4.5e-10)],
     ids=["squares", "fourth powers"],
 )
-def test_losses_of_almost_nothing_do_not_become_none(likelihood, residual, update):
-    # They are a few times the smallest number that TensorFlow and XLA tell from 0.
+def test_losses_near_the_smallest_float_do_not_stop_sigma(likelihood, residual, update):
+    # These losses are a few times the smallest number that TensorFlow tells from 0.
     layer = UncertaintyWeighting({"task": likelihood}, update=update)
     predictions = np.zeros((4, 1), "float32")
     layer(predictions)
@@ -276,7 +276,7 @@ def test_losses_of_almost_nothing_do_not_become_none(likelihood, residual, updat
 
 
 @pytest.mark.parametrize("sigma", [1e-13, 1e-10, 1e10, 1e13])
-def test_all_stays_finite_from_an_initial_sigma_whose_power_is_no_float(sigma):
+def test_an_initial_sigma_whose_power_is_no_float_stays_finite(sigma):
     layer = UncertaintyWeighting({"a": Quartic(initial_sigma=sigma)})
     for _ in range(3):
         layer(np.ones((4, 1), "float32"), np.zeros((4, 1)), training=True)
@@ -284,7 +284,7 @@ def test_all_stays_finite_from_an_initial_sigma_whose_power_is_no_float(sigma):
         assert 1e-13 < layer.sigmas()["a"] < 1e13
 
 
-def test_where_no_closed_form_is_known_it_stays_as_it_was_given():
+def test_a_sigma_without_a_closed_form_stays_as_given():
     layer = UncertaintyWeighting({"a": QuarticOfItsOwn(initial_sigma=1e13), "b": Gaussian()})
     predictions = {"a": np.ones((4, 1), "float32"), "b": np.ones((4, 1), "float32")}
     layer(predictions, predictions, training=True)
@@ -292,7 +292,7 @@ def test_where_no_closed_form_is_known_it_stays_as_it_was_given():
 
 
 @pytest.mark.parametrize("update", ["trained", "closed_form"])
-def test_an_overflow_where_there_is_no_label_is_not_seen(update, value_and_gradients):
+def test_an_overflow_without_a_label_changes_nothing(update, value_and_gradients):
     layer = UncertaintyWeighting({"a": Gaussian(missing=NAN), "b": Laplace()}, update=update)
     predictions = {"a": np.array([[1e20]]), "b": np.array([[0.0]])}
     targets = {"a": np.array([[NAN]]), "b": np.array([[1.0]])}
@@ -301,13 +301,13 @@ def test_an_overflow_where_there_is_no_label_is_not_seen(update, value_and_gradi
         lambda: layer.combined_loss(predictions, targets, training=True, report=False),
         [layer.log_variance],
     )
-    # √2 / σ · 1 + log σ, at its optimum of σ = √2; the task without a label counts for nothing.
+    # The labelled task costs √2 / σ · 1 + log σ, at its optimum of σ = √2. The other costs nothing.
     assert float(loss) == pytest.approx(1 + np.log(np.sqrt(2)), rel=1e-6)
     np.testing.assert_array_equal(gradient, [0, 0])
     assert layer.sigmas()["a"] == 1
 
 
-def test_weights_that_cancel_say_nothing_of_the_noise():
+def test_sample_weights_that_cancel_leave_sigma_alone():
     layer = UncertaintyWeighting({"a": Gaussian(), "b": Laplace()})
     predictions = {task: np.array([[2.0], [1.0]]) for task in "ab"}
     targets = {task: np.zeros((2, 1)) for task in "ab"}
@@ -317,11 +317,11 @@ def test_weights_that_cancel_say_nothing_of_the_noise():
     assert layer.sigmas() == {"a": 1, "b": 1}
 
 
-class TestDrivenToTheEnds:
-    """Ten thousand steps of what drives log-variances apart, and a few that bring them back."""
+class TestBounds:
+    """Ten thousand steps drive log-variances to their bounds, and a few bring them back."""
 
-    # PyTorch takes one at once, which is slow. The ends are reached in a hundred, but where Adam
-    # has to forget first how large its gradients were: there, until 2e4 / σ² is below 1.
+    # PyTorch runs its steps one by one, which is slow, so it takes fewer. Adam needs most of them
+    # where it has to forget large gradients first, until 2e4 / σ² is below 1.
     STEPS, STEPS_AT_ONCE, HOTTEST = 10_000, 500, 1e3
     if keras.backend.backend() == "torch":
         STEPS, STEPS_AT_ONCE, HOTTEST = 2_000, 1, 142
@@ -333,9 +333,9 @@ class TestDrivenToTheEnds:
         history = model.fit(x, y, batch_size=4, epochs=steps // batches, verbose=0).history
         assert all(np.all(np.isfinite(values)) for values in history.values()), history
 
-    def test_all_stays_finite_and_comes_back(self):
+    def test_sigma_stays_finite_at_its_bounds_and_comes_back(self):
         inputs = keras.Input((1,))
-        # Predictions that never change, so that an error of next to 0 is one for ever.
+        # These predictions never change, so a tiny error stays tiny.
         outputs = {
             task: keras.layers.Dense(
                 len(logits),
@@ -380,14 +380,14 @@ class TestDrivenToTheEnds:
         ends = model.weighting.sigmas()
         for task in ("right", "absolutely", "huber"):
             assert ends[task] == pytest.approx(SMALLEST, rel=1e-5, abs=0), task
-        # What never had an error at all says nothing of its noise.
+        # A task without any error says nothing of its noise.
         for task in ("perfect", "surely"):
             assert ends[task] == pytest.approx(1.0, rel=0.06), task
         assert ends["larger"] == pytest.approx(LARGEST, rel=1e-5)
-        # Logits of 1e4 at 1e6 are even.
+        # At temperature 1e6, logits of 1e4 are equally likely.
         assert self.HOTTEST < ends["hotter"] <= LARGEST * (1 + 1e-5)
 
-        # Not far from the ends, for what comes far beyond a σ stops Adam dead in its tracks.
+        # These errors are near the bounds, because far larger gradients would stall Adam.
         small, large = (np.full((1, 1), residual, "float32") for residual in (1e-12, 1e12))
         self.fit(model, y | {"right": small, "absolutely": small, "larger": large}, 2000)
         back = model.weighting.sigmas()
@@ -396,8 +396,8 @@ class TestDrivenToTheEnds:
         assert back["larger"] == pytest.approx(1e12, rel=0.1)
 
 
-# As floats both of the first targets would be the missing one; the others are at the ends of what
-# integers hold, and of what they do not.
+# As floats, both targets of the first case would equal the missing one. The other cases are at the
+# ends of the integers' ranges, and beyond.
 @pytest.mark.parametrize(
     ("dtype", "missing", "targets", "weights"),
     [
@@ -409,7 +409,7 @@ class TestDrivenToTheEnds:
         ("int32", 2**70, [0, 1], [1, 1]),
     ],
 )
-def test_missing_integers(dtype, missing, targets, weights):
+def test_a_missing_integer_hides_itself_alone(dtype, missing, targets, weights):
     targets = np.array(targets, dtype)
     likelihood = Gaussian(missing=missing)
     observations = Observations.of(likelihood, keras.ops.zeros(2), targets, None, "float32")

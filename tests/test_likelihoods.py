@@ -1,4 +1,4 @@
-"""The likelihoods, against SciPy, against the stock Keras losses and against finite differences."""
+"""Likelihoods agree with SciPy, with the losses of Keras and with finite differences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAN = float("nan")
 
 @keras.saving.register_keras_serializable(package="test_likelihoods")
 class Quartic(Likelihood):
-    """A user's likelihood of the standard form, with a scale and a power of its own."""
+    """A user's likelihood of the standard form, with its own scale and power."""
 
     scale, power = 0.25, 2.0
 
@@ -45,7 +45,7 @@ class Quartic(Likelihood):
 
 @keras.saving.register_keras_serializable(package="test_likelihoods")
 class Student(Likelihood):
-    """A user's likelihood of another form, with an argument that has to be saved."""
+    """A user's likelihood of another form, with an argument to be saved."""
 
     def __init__(self, degrees_of_freedom, **kwargs):
         super().__init__(**kwargs)
@@ -66,7 +66,7 @@ class Student(Likelihood):
 
 @keras.saving.register_keras_serializable(package="test_likelihoods")
 class RelativeError(keras.losses.Loss):
-    """A user's Keras loss, with an argument that has to be saved."""
+    """A user's Keras loss, with an argument to be saved."""
 
     def __init__(self, offset=1.0, name="relative_error", **kwargs):
         super().__init__(name=name, **kwargs)
@@ -96,7 +96,7 @@ def cubic_error(y_true, y_pred):
     return ops.mean(ops.abs(y_true - y_pred) ** 3, axis=-1)
 
 
-# --- What each likelihood's values are compared with ----------------------------------------------
+# --- Reference values -----------------------------------------------------------------------------
 
 
 def normal(targets, predictions, sigma):
@@ -117,7 +117,7 @@ def student(targets, predictions, sigma):
 
 
 def with_a_sigma_each(nll: Callable) -> Callable:
-    """The values of a heteroscedastic likelihood, whose predictions end in log-variances."""
+    """Values of a heteroscedastic likelihood, whose predictions end in log-variances."""
 
     def values(targets, predictions, sigma):
         estimates, log_variances = np.split(predictions, 2, axis=-1)
@@ -150,7 +150,7 @@ def softmax_of_distributions(targets, predictions, sigma=1.0):
 
 
 def multinomial_of_one_hot(targets, predictions):
-    # As Keras does, for the gradient's sake: probabilities that add up to 1 wherever they move.
+    # Keras normalises probabilities too, and finite differences have to agree with its gradients.
     probabilities = predictions / predictions.sum(axis=-1, keepdims=True)
     return -stats.multinomial.logpmf(targets, 1, probabilities)
 
@@ -173,7 +173,7 @@ def approximate(loss: Callable) -> Callable:
 
 
 def stock(loss: type[keras.losses.Loss], **options) -> Callable:
-    """Eq. 10 of the paper for what Keras says the loss is, before any reduction, in float64."""
+    """Eq. 10 of the paper for an unreduced loss of Keras, in float64."""
     unreduced = loss(reduction=None, dtype="float64", **options)
     return approximate(lambda *batch: ops.convert_to_numpy(unreduced(*batch)))
 
@@ -224,7 +224,7 @@ def bits_and_probabilities(rng, shape):
 
 @dataclass(frozen=True)
 class Case:
-    """A likelihood, data that it is for, and its negative log-likelihood as others compute it."""
+    """A likelihood, its data, and its negative log-likelihood by another library."""
 
     make: Callable[..., Likelihood]
     draw: Callable
@@ -319,13 +319,13 @@ CASES = {
     "user-quartic": case(Quartic, reals, (5, 2), quartic),
     "user-student": case(Student, reals, (5, 2), student, degrees_of_freedom=5),
 }
-# The likelihoods that have a closed-form optimum, rather than a σ that starts at 1.
+# Their σ has no closed form and starts at 1.
 EXACT = {
     *("categorical", "categorical-tokens", "categorical-pixels"),
     *("categorical-one-hot", "categorical-soft", "bernoulli", "bernoulli-maps", "user-student"),
 }
 STARTING = sorted(CASES.keys() - EXACT)
-# A soft target, and the area that Dice is over, are not one element each.
+# The area of a Dice loss has several targets.
 MISSING = sorted(CASES.keys() - {"gibbs-dice"})
 
 
@@ -333,7 +333,7 @@ def by_case(names=CASES):
     return pytest.mark.parametrize("case", [pytest.param(CASES[name], id=name) for name in names])
 
 
-# --- How a likelihood is put to work --------------------------------------------------------------
+# --- A layer with one likelihood ------------------------------------------------------------------
 
 
 def weighting_of(likelihood: Any, dtype: str = "float64") -> UncertaintyWeighting:
@@ -347,7 +347,7 @@ def loss_of(
     sample_weight: Any = None,
     training: bool = False,
 ) -> float:
-    # As tensors, for Keras would turn arrays to the dtype of the layer.
+    # Keras would cast arrays to the dtype of the layer, but not tensors.
     weighting(
         tf.convert_to_tensor(predictions),
         tf.convert_to_tensor(targets),
@@ -367,7 +367,7 @@ def as_list(sigma: Any) -> Any:
 
 @by_case()
 @pytest.mark.parametrize("factor", [0.3, 1.0, 40.0])
-def test_negative_log_likelihood_of_each_element(case, factor):
+def test_negative_log_likelihoods_are_those_of_scipy(case, factor):
     targets, predictions = case.batch()
     sigma = case.sigma * factor
     values = case.likelihood().negative_log_likelihood(
@@ -380,7 +380,7 @@ def test_negative_log_likelihood_of_each_element(case, factor):
 
 @by_case()
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("float64", 1e-10)])
-def test_layer_adds_the_mean(case, dtype, rtol):
+def test_the_layer_adds_the_mean_over_elements(case, dtype, rtol):
     targets, predictions = case.batch()
     weighting = weighting_of(case.likelihood(initial_sigma=as_list(case.sigma)), dtype)
     loss = loss_of(weighting, targets, predictions.astype(dtype))
@@ -388,7 +388,7 @@ def test_layer_adds_the_mean(case, dtype, rtol):
 
 
 @by_case()
-def test_sample_weights_make_it_the_weighted_mean(case):
+def test_sample_weights_make_the_loss_a_weighted_mean(case):
     targets, predictions = case.batch()
     weight = np.random.default_rng(2).exponential(100, len(targets))
     weighting = weighting_of(case.likelihood(initial_sigma=as_list(case.sigma)))
@@ -413,8 +413,8 @@ def central_differences(function: Callable, point: np.ndarray, step: float = 1e-
 
 
 def assert_differences_agree(gradient: Any, differences: np.ndarray) -> None:
-    # What rounding leaves of a loss of order 1, divided by the step of 1e-5, is 1e-11 or so, and
-    # what the step leaves of the third derivative is of order 1e-10.
+    # For a loss of order 1 and a step of 1e-5, rounding errors are about 1e-11. The third
+    # derivative adds errors of about 1e-10.
     np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-8)
 
 
@@ -428,7 +428,7 @@ def gradient_in_predictions(weighting: UncertaintyWeighting, targets: Any, predi
 
 
 @by_case()
-def test_gradient_in_predictions(case):
+def test_gradients_in_predictions_are_finite_differences(case):
     targets, predictions = case.batch()
     weighting = weighting_of(case.likelihood(initial_sigma=as_list(case.sigma)))
     assert_differences_agree(
@@ -438,7 +438,7 @@ def test_gradient_in_predictions(case):
 
 
 @by_case()
-def test_gradient_in_log_variance(case):
+def test_gradients_in_log_variances_are_finite_differences(case):
     targets, predictions = case.batch()
     log_variance = tf.constant(2 * np.log(case.sigma), "float64")
     with tf.GradientTape() as tape:
@@ -460,7 +460,7 @@ def test_gradient_in_log_variance(case):
 
 def best_sigma(nll: Callable, unit: float = 1.0) -> float:
     """The minimum over `s = log σ²` of a mean negative log-likelihood, by search."""
-    # Further away from the data than this `laplace.logpdf` underflows.
+    # Beyond these bounds `laplace.logpdf` underflows.
     found = optimize.minimize_scalar(
         lambda s: nll(np.exp(0.5 * s)).mean(),
         bounds=2 * np.log(unit) + np.array([-6, 8]),
@@ -474,11 +474,11 @@ def best_sigma(nll: Callable, unit: float = 1.0) -> float:
     [
         pytest.param(CASES[name], unit, id=f"{name}-{unit}")
         for name in STARTING
-        # Only a regression has a unit.
+        # Only regressions have a unit.
         for unit in ([1e-3, 1, 1e3] if CASES[name].draw is reals else [1])
     ],
 )
-def test_first_batch_gives_the_optimal_sigma(case, unit):
+def test_the_first_batch_gives_the_optimal_sigma(case, unit):
     targets, predictions = (unit * values for values in case.batch())
     if case.options.get("per_channel"):
         expected = [
@@ -492,9 +492,9 @@ def test_first_batch_gives_the_optimal_sigma(case, unit):
         expected = best_sigma(lambda sigma: case.nll(targets, predictions, sigma), unit)
     weighting = weighting_of(case.likelihood())
     loss_of(weighting, targets, predictions, training=True)
-    # A search for a minimum finds its place to about the root of the machine's precision.
+    # A search finds a minimum to about the root of the machine's precision.
     np.testing.assert_allclose(weighting.sigmas()["task"], expected, rtol=1e-6)
-    # From the second batch on it is the optimizer alone that moves σ.
+    # A second batch does not start σ again.
     started = weighting.sigmas()["task"]
     loss_of(weighting, targets[:2], predictions[:2], training=True)
     np.testing.assert_array_equal(weighting.sigmas()["task"], started)
@@ -509,7 +509,7 @@ def test_likelihoods_without_a_closed_form_start_at_one(case):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_given_sigma_stays_and_evaluation_starts_nothing(training):
+def test_a_given_sigma_stays_and_evaluation_starts_none(training):
     sigma = 3.0 if training else None
     weighting = weighting_of(Gaussian(initial_sigma=sigma))
     loss_of(weighting, *CASES["gaussian"].batch(), training=training)
@@ -539,7 +539,7 @@ def test_missing_targets_count_for_nothing(case):
 
 
 @by_case(MISSING)
-def test_first_batch_starts_from_its_visible_targets(case):
+def test_sigma_starts_from_the_visible_targets(case):
     targets, predictions = case.batch()
     elements = case.nll(targets, predictions, case.sigma).shape
     visible = np.random.default_rng(3).random(elements) < 0.6
@@ -562,7 +562,7 @@ def test_first_batch_starts_from_its_visible_targets(case):
 
 
 @by_case(MISSING)
-def test_batch_without_any_label(case):
+def test_a_batch_without_labels_has_no_loss_and_starts_no_sigma(case):
     targets, predictions = case.batch()
     holed = np.full_like(targets, case.missing)
     weighting = weighting_of(case.likelihood(missing=case.missing))
@@ -573,7 +573,7 @@ def test_batch_without_any_label(case):
     assert loss == 0
     np.testing.assert_array_equal(tape.gradient(loss, weighting.log_variance.value), 0)
     np.testing.assert_array_equal(weighting.sigmas()["task"], 1)
-    # Nothing has been seen, so the first batch with a label sets σ, as it does a new layer's.
+    # The first batch with a label then starts σ, as in a new layer.
     another = weighting_of(case.likelihood())
     for layer in (weighting, another):
         loss_of(layer, targets, predictions, training=True)
@@ -590,7 +590,7 @@ def test_nothing_is_missing_by_default():
     ("missing", "dtype"),
     [(255, "uint8"), (-1, "int8"), (-1, "int64"), (255, "float32"), (-1, "float64"), (7, "int16")],
 )
-def test_missing_class_in_every_dtype(missing, dtype):
+def test_a_missing_class_is_left_out_in_every_dtype(missing, dtype):
     ids, logits = CASES["categorical"].batch()
     expected = softmax_of_ids(ids[1:], logits[1:]).mean()
     ids[0] = missing
@@ -600,7 +600,7 @@ def test_missing_class_in_every_dtype(missing, dtype):
 
 @pytest.mark.parametrize("missing", [-9999.9, 1e-3, 0, float("inf"), 2**24])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_missing_number_in_data_of_either_precision(missing, dtype):
+def test_a_missing_number_is_left_out_in_either_precision(missing, dtype):
     targets, predictions = CASES["gaussian"].batch()
     expected = 0.5 * np.mean((targets[1:] - predictions[1:]) ** 2)
     targets[0] = missing
@@ -610,7 +610,7 @@ def test_missing_number_in_data_of_either_precision(missing, dtype):
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
-def test_loss_over_several_targets_is_missing_if_any_of_them_is():
+def test_a_loss_of_several_targets_is_missing_if_any_of_them_is():
     targets, predictions = CASES["gibbs-huber"].batch()
     shown = [0, 2, 3]
     expected = huber(targets[shown], predictions[shown], 1.0).mean()
@@ -619,7 +619,7 @@ def test_loss_over_several_targets_is_missing_if_any_of_them_is():
     np.testing.assert_allclose(loss_of(weighting, targets, predictions), expected, rtol=1e-9)
 
 
-def test_area_is_missing_if_any_of_its_targets_is():
+def test_an_area_is_missing_if_any_of_its_targets_is():
     targets, predictions = CASES["gibbs-dice"].batch()
     expected = dice(targets[1:], predictions[1:], 1.0).mean()
     targets[0, 1, 2] = NAN
@@ -651,7 +651,7 @@ def test_a_constant_log_variance_is_the_homoscedastic_form(make, constant):
 
 
 @pytest.mark.parametrize("make", HETEROSCEDASTIC)
-def test_a_sigma_for_each_channel_and_a_log_variance_for_each_element(make):
+def test_sigmas_of_channels_and_log_variances_of_elements_add_up(make):
     targets, outputs = reals_and_log_variances(np.random.default_rng(1), (50, 3))
     targets *= [0.3, 1, 3]
     weighting = weighting_of(make(per_channel=True, heteroscedastic=True))
@@ -678,7 +678,7 @@ def test_the_reported_loss_is_that_of_the_estimates_alone(make):
 @pytest.mark.parametrize(
     ("make", "extreme", "expected"),
     [
-        # Where `laplace.logpdf` underflows, so these are by hand.
+        # By hand, because `laplace.logpdf` underflows here.
         (Gaussian, -80.0, 0.5 * np.exp(80) * 2**2 - 40),
         (Gaussian, 80.0, 0.5 * np.exp(-80) * 2**2 + 40),
         (Laplace, -80.0, np.sqrt(2) * np.exp(40) * 2 - 40),
@@ -701,7 +701,7 @@ def test_a_log_variance_for_each_element_needs_an_even_last_axis(make, shape):
         weighting.build(shape)
 
 
-def test_targets_go_with_the_estimates():
+def test_heteroscedastic_targets_have_the_shape_of_the_estimates():
     weighting = UncertaintyWeighting({"depth": Gaussian(heteroscedastic=True)})
     assert weighting.target_inputs(keras.Input((8, 8, 6)))["depth"].shape == (None, 8, 8, 3)
     with pytest.raises(ValueError, match=r"(?s)'depth'.*of shape \(4, 1\) for .*\(4, 2\)"):
@@ -738,11 +738,11 @@ MODES = {
         ),
         *(("exact", 255, "uint8"), ("exact", -1, "int8"), ("exact", 2**32 - 1, "uint32")),
         *(("exact", -1, "float32"), ("exact", 3, "float32"), ("exact", NAN, "float32")),
-        # These are 1 to whoever keeps their last 32 bits.
+        # The last 32 bits of these are 1.
         *(("exact", 2**32 + 1, dtype) for dtype in ("int64", "uint64", "float64")),
     ],
 )
-def test_class_out_of_range_is_an_error_or_nan(form, wrong, dtype, mode):
+def test_a_class_out_of_range_is_an_error_or_nan(form, wrong, dtype, mode):
     ids, logits = CASES["categorical"].batch()
     likelihood = Categorical(from_logits=form != "probabilities", approximate=form != "exact")
     weighting = weighting_of(likelihood)
@@ -764,7 +764,7 @@ def test_class_out_of_range_is_an_error_or_nan(form, wrong, dtype, mode):
     assert np.isnan(value)
 
 
-def test_missing_class_does_not_hide_one_out_of_range():
+def test_a_missing_class_does_not_hide_one_out_of_range():
     ids, logits = CASES["categorical"].batch()
     ids[0], ids[1] = 255, 3
     with pytest.raises((tf.errors.InvalidArgumentError, AssertionError)):
@@ -813,7 +813,7 @@ IDENTIFIERS = {
         for position, identifier in enumerate(identifiers)
     ],
 )
-def test_keras_loss_becomes_the_matching_likelihood(kind, identifier):
+def test_a_keras_loss_becomes_the_matching_likelihood(kind, identifier):
     assert type(likelihoods.get(identifier)) is kind
     assert type(UncertaintyWeighting({"task": identifier}).tasks["task"]) is kind
 
@@ -827,14 +827,14 @@ def test_keras_loss_becomes_the_matching_likelihood(kind, identifier):
         (LOSSES.BinaryCrossentropy, bits),
     ],
 )
-def test_cross_entropy_keeps_its_logits(loss, targets, from_logits):
+def test_a_cross_entropy_keeps_its_logits(loss, targets, from_logits):
     likelihood = likelihoods.get(loss(from_logits=from_logits))
-    # The exact form is of logits, so probabilities have the approximate one.
+    # The exact form needs logits, so probabilities have the approximate one.
     assert (likelihood.from_logits, likelihood.approximate) == (from_logits, not from_logits)
     assert getattr(likelihood, "sparse", None) == {class_ids: True, one_hot: False}.get(targets)
 
 
-# Losses whose values a plain Keras run would report, and the data that each is for.
+# Losses of Keras, and data for each.
 RAW_LOSSES = {
     "mse": (LOSSES.MeanSquaredError(), reals, (6, 4)),
     "mse-images": (LOSSES.MeanSquaredError(), reals, (3, 4, 5, 2)),
@@ -882,7 +882,7 @@ RAW_LOSSES = {
 
 
 @pytest.mark.parametrize("name", RAW_LOSSES)
-def test_raw_loss_is_what_keras_reports(name):
+def test_the_raw_loss_is_the_one_that_keras_reports(name):
     loss, draw, shape = RAW_LOSSES[name]
     targets, predictions = draw(np.random.default_rng(4), shape)
     weighting = weighting_of(loss, "float32")
@@ -895,8 +895,8 @@ def test_raw_loss_is_what_keras_reports(name):
     )
 
 
-def test_axis_of_a_sparse_cross_entropy_is_not_ignored():
-    # Keras itself has no sparse cross-entropy over another axis than the last on TensorFlow.
+def test_another_axis_of_a_sparse_cross_entropy_is_refused():
+    # On TensorFlow, the sparse cross-entropy of Keras is over the last axis alone.
     loss = LOSSES.SparseCategoricalCrossentropy(from_logits=True, axis=1)
     with pytest.raises(ValueError, match=r"axis"):
         loss_of(weighting_of(loss), *class_ids(np.random.default_rng(4), (6, 4, 4)))
@@ -909,7 +909,7 @@ def test_axis_of_a_sparse_cross_entropy_is_not_ignored():
         (LOSSES.CTC(), (6, 2), (6, 5, 4)),
     ],
 )
-def test_loss_whose_targets_have_a_shape_of_their_own(loss, targets, predictions):
+def test_targets_of_a_keras_loss_may_have_another_shape(loss, targets, predictions):
     rng = np.random.default_rng(4)
     ids, outputs = rng.integers(1, 4, targets), rng.normal(size=predictions)
     weighting = weighting_of(loss, "float32")
@@ -919,7 +919,7 @@ def test_loss_whose_targets_have_a_shape_of_their_own(loss, targets, predictions
 
 CONFIGS = {
     "loss": lambda: keras.losses.serialize(FOCAL),
-    # As the documentation of `keras.losses.get` writes it.
+    # The form in the documentation of `keras.losses.get`.
     "loss-without-module": lambda: {
         "class_name": "CategoricalFocalCrossentropy",
         "config": {"alpha": 0.4, "gamma": 1.5},
@@ -929,7 +929,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_config_is_taken(name):
+def test_a_config_becomes_its_likelihood(name):
     targets, predictions = CASES["gibbs-focal"].batch()
     np.testing.assert_allclose(
         loss_of(weighting_of(CONFIGS[name]()), targets, predictions),
@@ -938,7 +938,7 @@ def test_config_is_taken(name):
     )
 
 
-def test_config_of_a_cross_entropy_keeps_its_logits():
+def test_a_config_of_a_cross_entropy_keeps_its_logits():
     config = {"class_name": "CategoricalCrossentropy", "config": {"from_logits": True}}
     assert keras.losses.get(config).from_logits
     likelihood = likelihoods.get(config)
@@ -946,7 +946,7 @@ def test_config_of_a_cross_entropy_keeps_its_logits():
     assert (likelihood.sparse, likelihood.approximate) == (False, False)
 
 
-def test_likelihood_is_taken_as_it_is():
+def test_a_likelihood_is_taken_as_it_is():
     likelihood = Laplace(initial_sigma=2.0)
     assert likelihoods.get(likelihood) is likelihood
 
@@ -1003,7 +1003,7 @@ def restored_from_json(likelihood):
 
 @pytest.mark.parametrize("restored", [restored_from_config, restored_from_json])
 @pytest.mark.parametrize("name", SAVED)
-def test_likelihood_survives_saving(name, restored):
+def test_a_likelihood_survives_saving(name, restored):
     make, draw, shape = SAVED[name]
     likelihood = make()
     again = restored(likelihood)
@@ -1044,7 +1044,7 @@ def test_likelihood_survives_saving(name, restored):
         ),
     ],
 )
-def test_config_holds_every_argument(likelihood, changed):
+def test_a_config_holds_every_argument(likelihood, changed):
     config = likelihood.get_config()
     assert config.keys() == changed.keys()
     assert all(config[argument] != value for argument, value in changed.items())
@@ -1068,7 +1068,7 @@ def test_sigma_of_each_channel_must_be_positive_and_finite(sigmas):
 
 
 @pytest.mark.parametrize("make", [Gaussian, Laplace, Categorical, Bernoulli])
-def test_several_sigmas_need_channels(make):
+def test_several_sigmas_need_several_channels(make):
     with pytest.raises(ValueError, match=r"one number.*per_channel.*Received.*\[1.0, 2.0\]"):
         make(initial_sigma=[1.0, 2.0])
 
@@ -1083,7 +1083,7 @@ def test_number_of_sigmas_must_be_that_of_channels():
 
 @pytest.mark.parametrize("shape", [(None, None), (None,), (4,)])
 def test_channels_need_an_axis_of_known_size(shape):
-    # The only axis of a vector of predictions is the batch, which is no axis of channels.
+    # The only axis of a vector of predictions is the batch.
     weighting = UncertaintyWeighting({"position": Gaussian(per_channel=True)})
     with pytest.raises(ValueError, match=r"'position'.*per_channel.*Received"):
         weighting.build(shape)
@@ -1097,7 +1097,7 @@ def test_missing_must_be_a_number(make, missing):
 
 
 @pytest.mark.parametrize("make", [Categorical, Bernoulli])
-def test_exact_form_needs_logits(make):
+def test_the_exact_form_needs_logits(make):
     with pytest.raises(
         ValueError, match=r"expects logits.*Received: from_logits=False.*approximat"
     ):
@@ -1112,7 +1112,7 @@ def test_exact_form_needs_logits(make):
     ],
     ids=repr,
 )
-def test_no_likelihood(identifier):
+def test_other_objects_are_no_likelihoods(identifier):
     with pytest.raises(ValueError, match=r"'depth'.*Expected a likelihood.*Received: "):
         UncertaintyWeighting({"depth": identifier})
 
@@ -1147,7 +1147,7 @@ SHAPE_ERRORS = {
         *((name, None) for name in SHAPE_ERRORS if name != "batch"),
     ],
 )
-def test_shapes_that_do_not_fit(name, batch_size):
+def test_shapes_that_do_not_fit_are_refused(name, batch_size):
     likelihood, *shapes, advice = SHAPE_ERRORS[name]
     if batch_size is None:
         shapes = [(None, *shape[1:]) for shape in shapes]
@@ -1162,8 +1162,8 @@ def test_shapes_that_do_not_fit(name, batch_size):
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("sizes", [(1, 3), (3, 1)])
-def test_shapes_that_turn_out_not_to_fit(sizes, known):
-    # A generator of batches may not tell their shapes beforehand.
+def test_shapes_that_turn_out_not_to_fit_are_refused(sizes, known):
+    # A generator may not know the shapes of its batches.
     predictions, targets = (None, sizes[0] if known else None), (None, None)
     weighting = weighting_of(Gaussian())
     weighting.build((None, 1))
@@ -1175,7 +1175,7 @@ def test_shapes_that_turn_out_not_to_fit(sizes, known):
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-def test_class_ids_that_turn_out_to_be_more_than_the_logits(approximate):
+def test_more_class_ids_than_logits_are_refused(approximate):
     likelihood = Categorical(approximate=approximate)
     signature = [tf.TensorSpec((None,), "int32"), tf.TensorSpec((None, 3))]
     loss = tf.function(likelihood.loss, input_signature=signature)
@@ -1196,7 +1196,7 @@ def test_one_output_channel_is_not_classes(shape, sparse):
 @pytest.mark.parametrize("make", [Gaussian, Laplace, Bernoulli])
 @pytest.mark.parametrize("rank", [0, 1, 2])
 @pytest.mark.parametrize("longer", ["targets", "predictions"])
-def test_trailing_axis_of_one_is_aligned(make, rank, longer):
+def test_a_trailing_axis_of_one_is_aligned(make, rank, longer):
     shape = (4, 3, 2)[: rank + 1]
     rng = np.random.default_rng(6)
     targets, predictions = rng.integers(2, size=shape).astype("float64"), rng.normal(size=shape)
@@ -1209,13 +1209,13 @@ def test_trailing_axis_of_one_is_aligned(make, rank, longer):
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
 
 
-def test_column_of_class_ids_is_aligned():
+def test_a_column_of_class_ids_is_aligned():
     ids, logits = CASES["categorical-tokens"].batch()
     loss = loss_of(weighting_of(Categorical()), ids[..., None], logits)
     np.testing.assert_allclose(loss, softmax_of_ids(ids, logits).mean(), rtol=1e-9)
 
 
-def test_a_loss_of_ones_own_is_what_the_exact_form_trains():
+def test_the_exact_form_trains_an_overridden_loss():
     class Doubled(Categorical):
         def loss(self, targets, predictions):
             return 2 * super().loss(targets, predictions)

@@ -58,7 +58,7 @@ def test_history_holds_the_means_over_all_samples(options):
         "depth_loss": np.mean((predictions["depth"] - y["depth"]) ** 2),
         "classes_loss": -np.mean(log_probabilities[np.arange(20), y["classes"]]),
         "classes_accuracy": np.mean(right),
-        "classes_sigma": 1.0,  # Nothing moves a temperature but the optimizer.
+        "classes_sigma": 1.0,  # only the optimizer moves a temperature
     }
     for name, value in expected.items():
         np.testing.assert_allclose(history[name], 2 * [value], rtol=1e-5, err_msg=name)

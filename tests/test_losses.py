@@ -31,7 +31,7 @@ def test_arrays_have_a_tensor_of_losses(likelihood):
     losses = likelihood.loss(targets, predictions)
     assert ops.is_tensor(losses)
     expected = {Gaussian: 0.25, Laplace: 0.5, Bernoulli: np.log1p(np.exp(-0.5))}
-    of_one = expected.get(type(likelihood), np.log(5))  # All classes are as likely.
+    of_one = expected.get(type(likelihood), np.log(5))  # all classes are equally likely
     np.testing.assert_allclose(
         ops.convert_to_numpy(losses), np.full(targets.shape, of_one), rtol=1e-6
     )

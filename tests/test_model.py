@@ -1,4 +1,4 @@
-"""Models that train with `fit`, are saved, and leave the weighting behind when exported."""
+"""Models train with `fit`, are saved, and are exported without the weighting."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ def network(structure=dict, **dense):
     x = keras.Input((4,), name="x")
     hidden = keras.layers.Dense(8, activation="tanh", **dense)(x)
     outputs = {
-        # Two other tasks come first by the names of the layers, and by the alphabet.
+        # The order of the tasks is neither that of the layers' names nor of the alphabet.
         "metres": keras.layers.Dense(1, name="last")(hidden),
         "classes": keras.layers.Dense(2, name="middle")(hidden),
         "price": keras.layers.Dense(1, name="first")(hidden),
@@ -139,7 +139,7 @@ class TestFit:
         ids=lambda arguments: next(iter(arguments)),
     )
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
-    def test_every_way_to_execute_takes_the_same_path(self, make, arguments):
+    def test_every_way_of_execution_takes_the_same_path(self, make, arguments):
         x, y = data()
         given = (x, y) if make is multi_task_model else (as_inputs(x, y), None)
         keras.utils.set_random_seed(1)
@@ -147,7 +147,7 @@ class TestFit:
         keras.utils.set_random_seed(1)
         assert_equal_histories(fit(make(**arguments), *given, epochs=4), expected, rtol=1e-4)
 
-    def test_learns(self):
+    def test_a_model_learns_both_of_its_tasks(self):
         x, y = data(1000)
         x, y = x[:, :2], {"a": 50 * x[:, 0], "b": (x[:, 1] > 0).astype(int)}
         inputs = keras.Input((2,))
@@ -158,7 +158,7 @@ class TestFit:
         assert history["a_loss"][-1] < 0.01 * history["a_loss"][0]
         assert history["b_accuracy"][-1] > 0.97
 
-    def test_reports_what_stock_keras_reports(self):
+    def test_reported_losses_are_those_of_stock_keras(self):
         x, y = data(96)
         model = multi_task_model(list, metrics={"classes": ["accuracy"]})
         reported = model.evaluate(x, list(y.values()), batch_size=32, return_dict=True, verbose=0)
@@ -200,11 +200,11 @@ class TestFit:
         }
         assert {f"epoch_{name}" for name in names} <= tags
         for task, sigma in model.weighting.sigmas().items():
-            # Training reports the σ that a step had, validation the one that the last step left.
+            # Training reports the σ of the last step, validation the σ after it.
             assert history[f"{task}_sigma"][-1] == pytest.approx(sigma, rel=0.2)
             assert history[f"val_{task}_sigma"][-1] == pytest.approx(sigma, rel=1e-5)
 
-    def test_datasets_generators_and_arrays_are_the_same(self):
+    def test_datasets_generators_and_arrays_train_the_same(self):
         x, y = data(96)
         weights = {task: np.linspace(0, 1, 96, dtype="float32") for task in y}
 
@@ -229,7 +229,7 @@ class TestFit:
             history = model.fit(source, epochs=2, steps_per_epoch=3, shuffle=False, verbose=0)
             assert_equal_histories(history.history, expected)
 
-    def test_class_weight_where_keras_allows_it(self):
+    def test_class_weights_count_in_the_loss_of_one_task(self):
         x, y = data()
         inputs, outputs = network()
         model = MultiTaskModel(inputs, outputs["classes"], {"classes": Categorical()})
@@ -242,7 +242,7 @@ class TestFit:
         expected = np.average(each, weights=np.where(y["classes"], 5.0, 1.0))
         assert history["classes_loss"][0] == pytest.approx(expected, rel=1e-5)
 
-    def test_losses_of_the_network_itself_count(self):
+    def test_regularizers_of_the_network_count(self):
         x, y = data()
         inputs, outputs = network(kernel_regularizer=keras.regularizers.L2(0.5))
         model = MultiTaskModel(inputs, outputs, tasks())
@@ -254,7 +254,7 @@ class TestFit:
 
     @pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX drops a layer's metrics")
     @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-    def test_mixed_precision(self, policy):
+    def test_mixed_precision_keeps_losses_in_single_precision(self, policy):
         x, y = data()
         keras.config.set_dtype_policy(policy)
         try:
@@ -291,7 +291,7 @@ class TestFit:
 
 @pytest.mark.backends("tensorflow", "jax", reason="PyTorch exports no SavedModel")
 @pytest.mark.parametrize("bare", [False, True])
-def test_fifty_tasks_in_a_list(bare, tmp_path):
+def test_fifty_tasks_in_a_list_train_and_export(bare, tmp_path):
     rng = np.random.default_rng(0)
     names = [f"task_{index}" for index in range(50)]
     scales = np.geomspace(1e-3, 1e3, 50)
@@ -318,14 +318,14 @@ def test_fifty_tasks_in_a_list(bare, tmp_path):
 
 
 class TestMasks:
-    """A tagger over padded sentences, beside a regression of the whole sentence."""
+    """Masks of a tagger over padded sentences, beside a regression of whole sentences."""
 
     def sentences(self):
         rng = np.random.default_rng(0)
         tokens = rng.integers(1, 20, size=(64, 7))
         lengths = rng.integers(1, 8, size=64)
         tokens[np.arange(7) >= lengths[:, None]] = 0
-        # What a tag is where there is no token must not matter, so it is impossible there.
+        # Padding has an impossible tag, which must not count.
         tags = np.where(tokens, tokens % 3, 99).astype("int32")
         means = (tokens.sum(axis=1) / lengths).astype("float32")
         return tokens, {"tags": tags, "mean": means}
@@ -342,7 +342,7 @@ class TestMasks:
     @pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX drops a layer's metrics")
     @pytest.mark.parametrize("bare", [False, True])
     @pytest.mark.parametrize("weighted", [False, True])
-    def test_only_tokens_count(self, bare, weighted):
+    def test_masked_tokens_do_not_count(self, bare, weighted):
         tokens, y = self.sentences()
         inputs, outputs = self.network()
         weighting = UncertaintyWeighting({"tags": Categorical(), "mean": Gaussian()})
@@ -379,7 +379,7 @@ class TestMasks:
         )
 
     @pytest.mark.backends("tensorflow", reason="Keras's Adam moves embeddings less elsewhere")
-    def test_trains(self):
+    def test_a_masked_tagger_learns(self):
         tokens, y = self.sentences()
         model = MultiTaskModel(*self.network(), {"tags": Categorical(), "mean": Gaussian()})
         model.compile(keras.optimizers.Adam(0.05))
@@ -403,7 +403,7 @@ class TestSaving:
         assert_equal_histories(fit(model, *given), fit(loaded, *given))
         assert_equal_weights(model, loaded)
 
-    def test_another_process_loads_it_in_safe_mode(self, tmp_path):
+    def test_another_process_loads_a_model_in_safe_mode(self, tmp_path):
         x, _y = data()
         likelihoods = tasks() | {"metres": keras.losses.Huber(delta=3.0), "price": "log_cosh"}
         model = multi_task_model(likelihoods=likelihoods)
@@ -420,7 +420,7 @@ class TestSaving:
         """
         subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
 
-    def test_before_the_start_and_after_it(self, tmp_path):
+    def test_a_loaded_model_starts_sigma_only_where_it_had_not(self, tmp_path):
         x, y = data()
         model = multi_task_model(optimizer=keras.optimizers.SGD(0.0))
         model.save(tmp_path / "fresh.keras")
@@ -431,7 +431,7 @@ class TestSaving:
         assert fresh.weighting.sigmas() == pytest.approx(model.weighting.sigmas())
         model.save(tmp_path / "started.keras")
         started = keras.saving.load_model(tmp_path / "started.keras")
-        # Other targets, which a model that was yet to start would start from.
+        # A model whose σ has not started would start from these other targets.
         others = {**y, "metres": 7 * y["metres"]}
         for other in (started, model):
             fit(other, x, others, epochs=1, batch_size=100)
@@ -441,7 +441,7 @@ class TestSaving:
         assert started.weighting.sigmas()["metres"] < 0.5 * restarted.weighting.sigmas()["metres"]
 
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
-    def test_weights_alone(self, make, tmp_path):
+    def test_weights_load_into_another_model(self, make, tmp_path):
         x, y = data()
         model = make()
         fit(model, *((x, y) if make is multi_task_model else (as_inputs(x, y), None)))
@@ -451,7 +451,7 @@ class TestSaving:
         assert_equal_weights(model, other)
 
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
-    def test_clone_and_config(self, make):
+    def test_clones_and_configs_make_the_same_model(self, make):
         model = make()
         for other in (
             keras.models.clone_model(model),
@@ -463,7 +463,7 @@ class TestSaving:
             assert not {id(w) for w in other.weights} & {id(w) for w in model.weights}
             assert [t.name for t in other.inputs] == [t.name for t in model.inputs]
 
-    def test_users_likelihoods_and_losses_survive(self, tmp_path):
+    def test_users_likelihoods_and_losses_survive_saving(self, tmp_path):
         x, y = data()
         likelihoods = {
             "metres": Cubic(initial_sigma=5.0),
@@ -481,7 +481,7 @@ class TestSaving:
         assert isinstance(loaded["price"].keras_loss, keras.losses.LogCosh)
         assert np.isnan(loaded["price"].missing)
 
-    def test_metrics_are_compiled_again(self, tmp_path):
+    def test_a_loaded_model_has_its_metrics(self, tmp_path):
         x, y = data()
         model = multi_task_model(list, metrics={"classes": ["accuracy"]})
         model.save(tmp_path / "m.keras")
@@ -516,7 +516,7 @@ class TestExport:
             for task, prediction in outputs.items():
                 np.testing.assert_allclose(prediction, expected[task], rtol=1e-5, atol=1e-5)
 
-    def test_lite(self, tmp_path):
+    def test_a_lite_model_holds_the_network_alone(self, tmp_path):
         x, _ = data()
         model = multi_task_model()
         file = tmp_path / "model.tflite"
@@ -533,14 +533,14 @@ class TestExport:
 
 
 class TestInferenceModel:
-    def test_shares_the_layers_and_drops_the_targets(self):
+    def test_layers_are_shared_and_targets_dropped(self):
         model = layer_model()
         network = inference_model(model)
         assert list(network.input) == ["x"]
         assert not any(isinstance(layer, UncertaintyWeighting) for layer in network.layers)
         assert {id(w) for w in network.weights} < {id(w) for w in model.weights}
 
-    def test_keeps_lists(self):
+    def test_lists_stay_lists(self):
         x, outputs = network(list)
         weighting = UncertaintyWeighting(tasks())
         targets = list(weighting.target_inputs(outputs).values())
@@ -572,7 +572,7 @@ class TestInferenceModel:
         outputs = inference_model(model).predict({"x": np.zeros((2, 4))}, verbose=0)
         np.testing.assert_allclose(outputs["probabilities"].sum(axis=-1), 1.0, rtol=1e-5)
 
-    def test_finds_a_multi_task_model_inside_of_another_model(self):
+    def test_a_multi_task_model_inside_another_model_is_found(self):
         x = keras.Input((4,), name="x")
         network = inference_model(keras.Model(x, multi_task_model()(x)))
         assert len(network.weights) == 8
@@ -588,7 +588,7 @@ class TestInferenceModel:
         model = keras.Model([x, targets["a"]], weighting(hidden, targets))
         assert [t.name for t in inference_model(model).inputs] == ["x"]
 
-    def test_refuses_what_is_not_functional(self):
+    def test_a_subclassed_model_is_refused(self):
         class Subclassed(keras.Model):
             def call(self, x):
                 return x
@@ -599,7 +599,7 @@ class TestInferenceModel:
 
 @keras.saving.register_keras_serializable(package="tests")
 class Cauchy(Likelihood):
-    """A user's likelihood that says what it predicts."""
+    """A user's likelihood with parameters of its own."""
 
     def loss(self, targets, predictions):
         return keras.ops.abs(targets - predictions)
@@ -609,7 +609,7 @@ class Cauchy(Likelihood):
 
 
 class TestPredictiveModel:
-    """What is predicted, against NumPy and SciPy; and where it can be taken."""
+    """Predicted distributions agree with NumPy and SciPy, also in other processes."""
 
     TEMPERATURE = 3.0
 
@@ -675,7 +675,7 @@ class TestPredictiveModel:
             assert values.dtype == "float32", name
             np.testing.assert_allclose(values, expected[name], rtol, atol=1e-6, err_msg=name)
 
-    def test_predicts_the_parameters_of_every_likelihood(self):
+    def test_every_likelihood_predicts_its_parameters(self):
         x, _ = data()
         model = self.model()
         self.assert_predicted(model.predictive_model().predict(x, verbose=0), model, x)
@@ -688,7 +688,7 @@ class TestPredictiveModel:
         np.testing.assert_allclose(predicted["heavy_scale"], 1e5 / np.sqrt(2), rtol=1e-5)
         assert all(values.dtype == "float32" for values in predicted.values())
 
-    def test_sigma_is_that_of_the_moment_and_layers_are_shared(self):
+    def test_sigma_is_a_constant_and_layers_are_shared(self):
         x, y = data()
         model = multi_task_model(list)
         early = model.predictive_model()
@@ -703,7 +703,7 @@ class TestPredictiveModel:
             )
 
     @pytest.mark.backends("tensorflow", "jax", reason="PyTorch exports no SavedModel")
-    def test_a_process_without_keras_and_the_package_serves_it(self, tmp_path):
+    def test_a_process_without_keras_and_the_package_serves_the_model(self, tmp_path):
         x, _ = data()
         model = self.model()
         model.predictive_model().export(tmp_path / "saved_model", verbose=False)
@@ -716,7 +716,7 @@ class TestPredictiveModel:
         stored = tf.train.list_variables(tmp_path / "saved_model/variables/variables")
         assert not any("log_variance" in name or "started" in name for name, _ in stored)
 
-    def test_a_process_without_the_package_loads_it(self, tmp_path):
+    def test_a_process_without_the_package_loads_the_model(self, tmp_path):
         x, _ = data()
         model = self.model()
         model.predictive_model().save(tmp_path / "m.keras")
@@ -743,7 +743,7 @@ class TestOptimizers:
     )
 
     def decay(self, model, log_variance, given):
-        """Trains with losses that weigh nothing, so that only decay moves anything."""
+        """Trains with loss weights of 0, so that only weight decay moves variables."""
         log_variance.assign([0.5, 0.5, 0.5])
         kernel = np.abs(model.layers[1].get_weights()[0]).sum()
         fit(model, *given, epochs=1)
@@ -767,14 +767,14 @@ class TestOptimizers:
         model = self.model(optimizer())
         np.testing.assert_array_equal(self.decay(model, model.weighting.log_variance, (x, y)), 0.5)
 
-    def test_so_it_does_after_loading(self, tmp_path):
+    def test_weight_decay_leaves_log_variances_alone_after_loading(self, tmp_path):
         x, y = data()
         y = {task: np.zeros(100) for task in y}
         self.model(self.DECAYING[0]()).save(tmp_path / "m.keras")
         model = keras.saving.load_model(tmp_path / "m.keras")
         np.testing.assert_array_equal(self.decay(model, model.weighting.log_variance, (x, y)), 0.5)
 
-    def test_what_the_user_has_excluded_stays_excluded(self):
+    def test_a_users_exclusions_from_weight_decay_stay(self):
         optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
         optimizer.exclude_from_weight_decay(var_names=["bias"])
         x, y = data()
@@ -782,9 +782,9 @@ class TestOptimizers:
         model.layers[1].bias.assign(np.ones(8))
         self.decay(model, model.weighting.log_variance, (x, {task: np.zeros(100) for task in y}))
         np.testing.assert_array_equal(model.layers[1].bias.numpy(), 1.0)
-        model.compile(optimizer)  # A built optimizer is taken as well.
+        model.compile(optimizer)  # a built optimizer is accepted too
 
-    def test_what_the_user_excludes_after_compile_takes_nothing_back(self):
+    def test_exclusions_after_compile_leave_log_variances_excluded(self):
         optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
         x, y = data()
         model = self.model(optimizer)
@@ -793,7 +793,7 @@ class TestOptimizers:
         np.testing.assert_array_equal(self.decay(model, model.weighting.log_variance, (x, y)), 0.5)
 
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
-    def test_frozen_is_frozen(self, make):
+    def test_a_frozen_layer_keeps_its_sigmas(self, make):
         x, y = data()
         given = (x, y) if make is multi_task_model else (as_inputs(x, y), None)
         model = make()

@@ -1,4 +1,4 @@
-"""Missing targets, Keras masks and sample weights, against NumPy's selection and average."""
+"""Missing targets, Keras masks and sample weights agree with NumPy's selection and average."""
 
 from itertools import combinations
 
@@ -49,7 +49,7 @@ def added_loss(likelihood, predictions, targets, sample_weight=None, dtype="floa
 
 
 class Masked(keras.layers.Layer):
-    """Hands its inputs on with a mask, as an `Embedding(mask_zero=True)` does."""
+    """Returns its inputs with a mask, as an `Embedding(mask_zero=True)` does."""
 
     def __init__(self, mask):
         super().__init__(autocast=False)
@@ -70,7 +70,7 @@ def one_hot(rng):
     return np.eye(CHANNELS)[rng.integers(CHANNELS, size=SHAPE[:-1])]
 
 
-# A likelihood, its targets, the value of a missing one, and the one that nobody should ever see.
+# A likelihood, its targets, the value of missing ones, and a value that must never count.
 TASKS = {
     "gaussian": (Gaussian, reals, NAN, NAN),
     "laplace": (Laplace, reals, -999.0, NAN),
@@ -144,7 +144,7 @@ def test_hidden_elements_count_for_nothing(task, reasons):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("reason", ["missing", "mask", "weight"])
-def test_batch_that_is_all_hidden(task, reason):
+def test_a_hidden_batch_has_no_loss_and_no_gradient(task, reason):
     make, draw, missing, unseen = TASKS[task]
     rng = np.random.default_rng(1)
     targets = np.full_like(draw(rng), missing if reason == "missing" else unseen)
@@ -182,7 +182,7 @@ def test_weights_of_any_shape_and_dtype_average(shape, dtype):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
-def test_size_of_the_weights_says_nothing(task, factor):
+def test_the_scale_of_the_weights_does_not_matter(task, factor):
     make, draw, *_ = TASKS[task]
     rng = np.random.default_rng(3)
     targets, predictions, weight = draw(rng), rng.normal(size=SHAPE), rng.exponential(size=BATCH)
@@ -193,17 +193,17 @@ def test_size_of_the_weights_says_nothing(task, factor):
 
 
 @pytest.mark.parametrize("shape", [(BATCH + 1,), (STEPS,), (1,), (BATCH, STEPS + 1), (*SHAPE, 2)])
-def test_weights_that_do_not_fit(shape):
+def test_weights_that_do_not_fit_are_refused(shape):
     with pytest.raises(ValueError, match=r"(?s)'task'.*`sample_weight` must have.*Received: shape"):
         added_loss(Gaussian(), np.ones(SHAPE), np.ones(SHAPE), np.ones(shape))
 
 
-def test_weights_of_classes_do_not_fit():
+def test_weights_of_classes_are_refused():
     with pytest.raises(ValueError, match=r"(?s)'task'.*`sample_weight` must have.*Received: shape"):
         added_loss(Categorical(), np.ones(SHAPE), np.ones(SHAPE[:-1], int), np.ones(SHAPE))
 
 
-def test_mask_that_does_not_fit():
+def test_a_mask_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"(?s)'task'.*mask must have.*Received: shape"):
         added_loss(Gaussian(), np.ones(SHAPE), np.ones(SHAPE), mask=np.ones((BATCH, 7), bool))
 
@@ -230,7 +230,7 @@ def test_losses_of_half_precision_outputs_are_in_single_precision(half):
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (5,)])
 def test_twins_take_no_weights_that_one_task_would_not(shape):
-    """Computed together they have an axis more, over which such weights would be broadcast."""
+    """Twins are computed together with one axis more, over which such weights would broadcast."""
     tasks = {"one": Gaussian(), "twin": Gaussian()}
     arrays = dict.fromkeys(tasks, np.zeros((6, 1), "float32"))
     weights = {"one": np.ones(6, "float32"), "twin": np.ones(shape, "float32")}
@@ -243,7 +243,7 @@ def test_twins_take_no_weights_that_one_task_would_not(shape):
 
 @pytest.mark.parametrize("approximate", [False, True])
 def test_the_sum_of_raw_losses_has_their_gradient(approximate):
-    """So that a rule which weighs the raw losses themselves can train a network by it."""
+    """A rule that weighs raw losses can train a network with this sum."""
     rng = np.random.default_rng(0)
     logits, classes = tf.constant(reals(rng)), rng.integers(CHANNELS, size=SHAPE[:-1])
     likelihood = Categorical(approximate=approximate)
@@ -254,8 +254,8 @@ def test_the_sum_of_raw_losses_has_their_gradient(approximate):
     np.testing.assert_allclose(tape.gradient(total, logits), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_twins_take_weights_of_sizes_that_are_told_as_late_as_the_data():
-    """One weighs samples and the other elements, under one signature."""
+def test_twins_take_weights_of_unknown_sizes():
+    """One twin weighs samples and the other elements, under one signature."""
     inputs = keras.Input((3,))
     outputs = {task: keras.layers.Dense(2)(inputs) for task in "ab"}
     model = MultiTaskModel(inputs, outputs, {"a": Gaussian(), "b": Gaussian()})

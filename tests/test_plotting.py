@@ -1,3 +1,5 @@
+"""Diagrams draw the numbers that they are given."""
+
 import io
 import runpy
 import sys
@@ -54,7 +56,7 @@ def test_without_validation_there_is_one_loss_and_no_legend():
     assert loss.get_legend() is None
 
 
-def test_takes_what_fit_returns():
+def test_the_history_that_fit_returns_is_drawn():
     history = keras.callbacks.History()
     history.history = HISTORY
     assert list(panels(plot_history(history))) == ["depth", "classes"]
@@ -79,7 +81,7 @@ def test_validation_every_second_epoch_is_drawn_where_it_was():
     ("losses", "scale"),
     [([3.0, 2.0], "log"), ([300.0, 2.0], "log"), ([1.0, -1.0], "linear"), ([1.0, 0.0], "linear")],
 )
-def test_logarithmic_unless_a_loss_is_not_positive(losses, scale):
+def test_axes_are_logarithmic_unless_a_loss_is_not_positive(losses, scale):
     history = {"depth_loss": losses, "depth_sigma": [2.0, 1.0]}
     loss, sigma = panels(plot_history(history))["depth"]
     assert (loss.get_yscale(), sigma.get_yscale()) == (scale, "log")
@@ -94,7 +96,7 @@ def test_fifty_tasks_are_still_a_picture():
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 200])
-def test_saves_a_picture_without_a_screen(epochs):
+def test_a_history_is_saved_without_a_screen(epochs):
     history = {"depth_loss": [2.0] * epochs, "depth_sigma": [1.0] * epochs}
     picture = io.BytesIO()
     plot_history(history).savefig(picture, format="png")
@@ -114,7 +116,7 @@ def test_nothing_to_draw_is_an_error():
 
 
 def curves(figure):
-    """The curves of a diagram, but for its diagonal, by their entry in the legend."""
+    """The curves of a diagram without its diagonal, by their entry in the legend."""
     (axes,) = figure.axes
     _diagonal, *lines = axes.lines
     entries = [text.get_text() for text in axes.get_legend().get_texts()]
@@ -126,13 +128,13 @@ def test_reliability_diagram_draws_frequency_against_probability():
     rng = np.random.default_rng(0)
     sure = rng.uniform(0.5, 1, 2000)
     probabilities = np.stack([sure, 1 - sure], axis=1)
-    # Right half as often as it says.
+    # Predictions come true half as often as their probability says.
     labels = np.where(rng.random(2000) < 0.5 * sure, 0, 1)
     ((label, (confidence, frequency)),) = curves(plot_reliability(labels, probabilities, 5)).items()
     expected = calibration_curve(labels == 0, sure, n_bins=5)
     np.testing.assert_allclose((frequency, confidence), expected)
     areas = plot_reliability(labels, probabilities, 2).axes[0].collections[0].get_sizes()
-    assert len(areas) == 1  # No probability of a most likely class of two is below a half.
+    assert len(areas) == 1  # the most likely of two classes has a probability above a half
     assert float(label.removeprefix("ECE ").removesuffix("%")) == pytest.approx(37.5, abs=2)
 
 

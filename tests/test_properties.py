@@ -40,7 +40,7 @@ def log_softmax(logits):
 
 
 def cross_entropy(kind, y, f):
-    """Of one element: `f` a vector of logits, or one logit."""
+    """The cross-entropy of one element, `f` its logits or its logit."""
     if kind == "bernoulli":
         return np.logaddexp(0, -f) * y + np.logaddexp(0, f) * (1 - y)
     return -np.sum(y * log_softmax(f)) if kind == "one-hot" else -log_softmax(f)[int(y)]
@@ -52,7 +52,7 @@ def element_loss(kind, approximate, y, f, s):
         return 0.5 * np.exp(-s) * (y - f) ** 2 + 0.5 * s
     if kind == "laplace":
         return np.sqrt(2) * np.exp(-s / 2) * abs(y - f) + 0.5 * s
-    if kind == "huber":  # Of one sample of one number; Huber's delta is 1.
+    if kind == "huber":  # delta is 1
         error = abs(y - f)
         return np.exp(-s) * (0.5 * error**2 if error <= 1 else error - 0.5) + 0.5 * s
     if approximate:
@@ -61,7 +61,7 @@ def element_loss(kind, approximate, y, f, s):
 
 
 class Task:
-    """One task and a batch of it, drawn from a seed, as the user has them."""
+    """One task and a batch of it, drawn from a seed."""
 
     KINDS = ("gaussian", "laplace", "huber", "categorical", "one-hot", "bernoulli")
 
@@ -69,7 +69,7 @@ class Task:
         rng = np.random.default_rng(seed)
         self.kind, self.approximate, self.loss_weight = kind, approximate, loss_weight
         self.per_channel = per_channel and kind in ("gaussian", "laplace")
-        # Keras's Huber averages over the last axis, so here it has one entry.
+        # Huber of Keras averages over the last axis, which has one entry here.
         last = (2,) if self.per_channel else (1,) if kind == "huber" else ()
         shape = (*axes, *last)
         ids = rng.integers(0, 3, size=shape)
@@ -108,7 +108,7 @@ class Task:
         }[self.kind]()
 
     def loss(self, f=None, log_variance=None):
-        """The reference: Σ w·nll / Σ w, one element after the other."""
+        """The reference Σ w·nll / Σ w, element by element."""
         f = self.f.astype("float64") if f is None else f
         s = 2 * np.log(self.sigma) if log_variance is None else log_variance
         total = 0.0
@@ -121,7 +121,7 @@ class Task:
         return self.loss_weight * total / max(self.weights.sum(), 1e-9)
 
     def loss_of(self, likelihood, f, log_variance):
-        """The same from the likelihood's losses of all elements, as a tensor."""
+        """The same mean from the losses of a likelihood of the package, as a tensor."""
         hidden = self.weights == 0
         hidden = hidden[..., None] if self.y.ndim > hidden.ndim else hidden
         y = np.where(hidden, 0, self.y).astype(likelihood.target_dtype)
@@ -139,7 +139,7 @@ class Task:
         return other
 
 
-# Few sizes, since some backends compile each operation for each shape.
+# A backend may compile every operation for every shape, so there are few.
 axes = st.sampled_from([(1,), (4,), (5, 1), (4, 3), (2, 3, 2)])
 seeds = st.integers(0, 2**32 - 1)
 kinds_of_task = st.fixed_dictionaries(
@@ -155,7 +155,7 @@ kinds_of_task = st.fixed_dictionaries(
     }
 )
 tasks = st.builds(lambda options, seed: Task(**options, seed=seed), kinds_of_task, seeds)
-# Some of one kind each, for those are computed together.
+# Tasks of one kind are computed together, so there are up to three of each.
 task_sets = st.lists(
     st.tuples(kinds_of_task, st.lists(seeds, min_size=1, max_size=3)), min_size=1, max_size=3
 ).map(

@@ -1,3 +1,5 @@
+"""The example trains, calibrates, draws and exports from the command line."""
+
 import os
 import re
 import subprocess
@@ -87,7 +89,7 @@ def table(output):
 
 
 def calibrated(output):
-    """What the second table tells of the held-out images: trained, and calibrated, by row."""
+    """The rows of the second table: the trained and the calibrated number of each."""
     rows = re.findall(r"^(σ of|calibration|negative|95%)(.*?)\s{2,}(\S+)\s+(\S+)$", output, re.M)
     return {start + rest: (float(one), float(other)) for start, rest, one, other in rows}
 
@@ -104,7 +106,7 @@ def digits_run(tmp_path_factory):
     return run, directory
 
 
-def test_prints_the_progress_bar_of_keras(digits_run):
+def test_the_run_prints_the_progress_bar_of_keras(digits_run):
     run, _ = digits_run
     assert "Epoch 2/2" in run.stdout
     for task in quickstart.TASKS:
@@ -112,7 +114,7 @@ def test_prints_the_progress_bar_of_keras(digits_run):
             assert re.search(rf" {prefix}{task}_loss: \d.* {prefix}{task}_sigma: \d", run.stdout)
 
 
-def test_prints_a_table_of_three_methods(digits_run):
+def test_the_run_prints_a_table_of_three_methods(digits_run):
     run, _ = digits_run
     rows = table(run.stdout)
     assert list(rows) == ["class", "image", "ink"]
@@ -131,7 +133,7 @@ def test_prints_a_table_of_three_methods(digits_run):
         assert numbers[task]["σ"] > 0
         assert numbers[task]["weight"] > 0
     for method in methods:
-        # Better than guessing, than the mean image and than the mean ink.
+        # Every method beats guessing, the mean image and the mean ink.
         assert 20 < numbers["class"][method] <= 100
         assert 0 < numbers["image"][method] < 6
         assert 0 < numbers["ink"][method] < 50
@@ -148,7 +150,7 @@ def test_sigma_and_weight_are_those_of_the_likelihoods(digits_run):
     assert weight["ink"] == pytest.approx(2**0.5 / sigma["ink"], rel=0.02)
 
 
-def test_calibrates_with_development_images(digits_run):
+def test_the_run_calibrates_with_development_images(digits_run):
     run, _ = digits_run
     assert "σ calibrated with 360 images that nothing was trained with" in run.stdout
     rows = calibrated(run.stdout)
@@ -156,7 +158,7 @@ def test_calibrates_with_development_images(digits_run):
     for task in quickstart.TASKS:
         assert rows[f"σ of {task}"][0] == pytest.approx(trained[task], rel=1e-2)
         assert rows[f"σ of {task}"][1] != rows[f"σ of {task}"][0]
-    # The network of two epochs is unsure, so that guessing costs log 10 and it costs less.
+    # Guessing costs log 10.
     assert all(0 < value < np.log(10) for value in rows["negative log-likelihood of class"])
     assert all(0 < value < 50 for value in rows["calibration error of class (%)"])
     for task in ("image", "ink"):
@@ -164,7 +166,7 @@ def test_calibrates_with_development_images(digits_run):
         assert 85 < share <= 100
 
 
-def test_saves_pictures(digits_run):
+def test_the_run_saves_pictures(digits_run):
     run, directory = digits_run
     pictures = [
         *("coverage_of_image.png", "coverage_of_ink.png", "history.png"),
@@ -178,7 +180,7 @@ def test_saves_pictures(digits_run):
         assert len(np.unique(picture)) > 10
 
 
-def test_exports_what_another_process_serves(digits_run):
+def test_another_process_serves_the_exported_model(digits_run):
     run, directory = digits_run
     assert served_difference(run.stdout) < SERVING_TOLERANCE
     network = tf.saved_model.load(directory / "saved_model")
@@ -203,7 +205,7 @@ def test_every_method_starts_from_the_same_network_and_the_seed_chooses_it():
     assert not np.array_equal(weights(0)[-2], weights(1)[-2])
 
 
-def test_the_seed_chooses_what_is_held_out():
+def test_the_seed_chooses_the_held_out_images():
     images, labels = quickstart.digits()
     parts = train, development, test = quickstart.split(images, labels, seed=0)
     assert [len(part.images) for part in parts] == [1077, 360, 360]
@@ -211,14 +213,14 @@ def test_the_seed_chooses_what_is_held_out():
         same, other = (quickstart.split(images, labels, seed)[index] for seed in (0, 1))
         np.testing.assert_array_equal(part.images, same.images)
         assert not np.array_equal(part.images, other.images)
-    # The parts hold each image once.
+    # Every image is in one part.
     everything = np.concatenate([part.images for part in (train, development, test)])
     sort = [np.lexsort(pixels.reshape(len(pixels), -1).T) for pixels in (images, everything)]
     np.testing.assert_array_equal(everything[sort[1]], images[sort[0]])
     np.testing.assert_array_equal(test.targets["ink"], test.images.reshape(360, 64).sum(axis=1))
 
 
-def test_runs_on_a_tensorflow_dataset_of_pictures_of_many_sizes(tmp_path):
+def test_the_example_runs_on_pictures_of_many_sizes(tmp_path):
     TinyPictures(data_dir=tmp_path).download_and_prepare()
     run = run_quickstart(
         *("--dataset", "tiny_pictures", "--epochs", 1, "--batch-size", 8),
@@ -243,8 +245,8 @@ def test_a_small_common_size_is_kept_and_the_training_split_is_read(tmp_path, mo
     np.testing.assert_array_equal(images[:, 0, 0, 0] % 2, labels)
 
 
-def test_without_a_network_a_sentence_says_so(tmp_path):
-    nobody = "http://127.0.0.1:9"  # whether there is a network or not, nothing answers here
+def test_a_missing_network_ends_the_run_with_a_sentence(tmp_path):
+    nobody = "http://127.0.0.1:9"  # no server listens here
     run = run_quickstart(
         *("--dataset", "fashion_mnist", "--output-dir", tmp_path / "output"),
         TFDS_DATA_DIR=str(tmp_path / "datasets"),
@@ -265,7 +267,7 @@ def test_without_a_network_a_sentence_says_so(tmp_path):
     ("dataset", "sentence"),
     [("nonesuch", "knows no dataset 'nonesuch'"), ("iris", "iris is no image classification set")],
 )
-def test_a_dataset_that_will_not_do_ends_the_run(dataset, sentence):
+def test_an_unsuitable_dataset_ends_the_run(dataset, sentence):
     with pytest.raises(SystemExit, match=sentence):
         quickstart.prepared_builder(dataset)
 

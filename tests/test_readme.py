@@ -1,4 +1,4 @@
-"""Every code block of README runs, from the first to the last as a reader would run them."""
+"""The code blocks of README run from the first to the last, and its table names tests."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_code_blocks(tmp_path, monkeypatch):
+def test_code_blocks_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "readme"}
     for block in BLOCKS:
@@ -23,7 +23,7 @@ def test_code_blocks(tmp_path, monkeypatch):
 
 
 def test_every_block_names_its_language():
-    # A block without one would not be run.
+    # Blocks without a language do not run.
     assert set(re.findall(r"^```(\w*)$", README, flags=re.MULTILINE)) <= {
         "",
         "python",

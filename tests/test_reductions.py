@@ -1,4 +1,4 @@
-"""Sums and means, against NumPy, on one device and on several."""
+"""Sums and means agree with NumPy, on one device and on several."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.backends("tensorflow", reason="uses TensorFlow's graphs
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("known", [False, True], ids=["shape-unknown", "shape-known"])
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (2, 3, 4, 2)])
-def test_ratio_of_the_sums_is_the_average(shape, known, weighted, per_channel):
+def test_the_ratio_of_the_sums_is_the_average(shape, known, weighted, per_channel):
     if per_channel and len(shape) == 1:
         shape = (*shape, 1)
     rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def test_ratio_of_the_sums_is_the_average(shape, known, weighted, per_channel):
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_what_has_no_weight_counts_for_nothing(per_channel):
+def test_values_without_weight_count_for_nothing(per_channel):
     weights = np.array([[1.0, 0.0], [2.0, 3.0], [0.0, 0.5]])
     values = tf.constant(np.where(weights == 0, 1e9, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
     with tf.GradientTape() as tape:
@@ -57,17 +57,17 @@ def test_rounding_errors_of_many_pixels_do_not_add_up():
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 5), (3, 0, 5), (3, 4, 0)])
-def test_sum_of_no_pixels_is_zero(shape):
+def test_the_sum_of_no_pixels_is_zero(shape):
     assert weighted_sum(tf.zeros(shape), None) == 0
 
 
 @pytest.mark.parametrize("hidden", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_not_hidden_by_a_weight_of_zero(hidden):
+def test_a_weight_of_zero_hides_no_nan_or_infinity(hidden):
     total = weighted_sum(tf.constant([1.0, hidden]), tf.constant([1.0, 0.0]))
     assert np.isnan(total)
 
 
-def test_mean_of_nothing_is_zero_and_so_is_its_gradient():
+def test_the_mean_of_nothing_and_its_gradient_are_zero():
     values = tf.constant([[5.0, 7.0], [1.0, 2.0]])
     with tf.GradientTape() as tape:
         tape.watch(values)
@@ -83,13 +83,13 @@ def test_one_device_is_one_replica():
     np.testing.assert_array_equal(sum_over_replicas(tf.constant([1.0, 2.0])), [1, 2])
 
 
-# The elements that each of four replicas holds; one of them has none.
+# The elements of four replicas, one of which has none.
 REPLICAS = [[1.0, 2.0, 4.0], [], [8.0], [16.0, 32.0]]
 
 
 @pytest.fixture(scope="module")
 def on_replicas():
-    """Runs a function of a replica's elements on four replicas, and returns all their results."""
+    """Runs a function of its elements on every replica, and returns all results."""
     strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(4)])
 
     def run(function):
@@ -104,7 +104,7 @@ def on_replicas():
     return run
 
 
-def test_sum_over_replicas(on_replicas):
+def test_every_replica_has_the_sum_over_replicas(on_replicas):
     counts, sums = on_replicas(
         lambda elements: (tf.constant(num_replicas()), sum_over_replicas(tf.reduce_sum(elements)))
     )
@@ -113,11 +113,11 @@ def test_sum_over_replicas(on_replicas):
 
 
 def global_sums(values, weights):
-    """This replica's sum, and the total that all replicas' are divided by."""
+    """The sum of one replica, and the total weight of all."""
     return weighted_sum(values, weights), sum_over_replicas(total_weight(values, weights))
 
 
-def test_global_mean_is_over_the_elements_of_all_replicas(on_replicas):
+def test_the_global_mean_is_over_the_elements_of_all_replicas(on_replicas):
     def step(elements):
         scale = tf.constant(3.0, "float64")
         with tf.GradientTape() as tape:
@@ -132,7 +132,7 @@ def test_global_mean_is_over_the_elements_of_all_replicas(on_replicas):
     np.testing.assert_allclose(np.mean(gradients), np.mean(6 * elements), rtol=1e-12)
 
 
-def test_global_mean_of_nothing_is_zero_on_all_replicas(on_replicas):
+def test_the_global_mean_of_nothing_is_zero_on_all_replicas(on_replicas):
     def step(elements):
         scale = tf.constant(3.0, "float64")
         with tf.GradientTape() as tape:

@@ -1,3 +1,5 @@
+"""Calibration errors and central intervals agree with scikit-learn and SciPy."""
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,7 +14,7 @@ def probabilities_of(samples, *classes, seed=0):
 
 @pytest.mark.parametrize("bins", [1, 7, 10])
 @pytest.mark.parametrize("shape", [(), (1,)])
-def test_flags_against_scikit_learn(bins, shape):
+def test_the_reliability_of_flags_is_that_of_scikit_learn(bins, shape):
     probabilities = probabilities_of(500)[:, 0]
     labels = np.random.default_rng(1).random(500) < probabilities**2
     found = reliability(labels, probabilities.reshape(500, *shape), bins)
@@ -37,8 +39,8 @@ def test_classes_are_compared_by_their_most_likely_one(pixels):
     np.testing.assert_allclose(found.confidence, confidence)
 
 
-def test_calibration_error_is_the_mean_distance():
-    # Three of 0.9, of which two are right, and one of 0.6, which is.
+def test_the_calibration_error_is_the_mean_distance():
+    # Two of three predictions at 0.9 come true, and the one at 0.6 does.
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.6, 0.4]])
     found = reliability([0, 1, 1, 0], probabilities)
     assert found.expected_calibration_error == pytest.approx(0.75 * (0.9 - 2 / 3) + 0.25 * 0.4)
@@ -66,7 +68,7 @@ CLASSES = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
     [([0, -1, 1], "from -1 to 1"), ([0, 2, 1], "from 0 to 2"), ([0, np.nan, 1], "nan")],
 )
 @pytest.mark.parametrize("probabilities", [CLASSES, CLASSES[:, 0]])
-def test_what_is_no_class_is_refused(labels, received, probabilities):
+def test_labels_that_are_no_classes_are_refused(labels, received, probabilities):
     message = f"`labels` must be whole numbers from 0 to 1.*Received: .*{received}.*observed"
     with pytest.raises(ValueError, match=message):
         reliability(labels, probabilities)
@@ -76,19 +78,19 @@ def test_what_is_no_class_is_refused(labels, received, probabilities):
     "no_probabilities",
     [
         [[2.0, -1.0], [0.5, 0.5], [0.5, 0.5]],
-        [[0.3, 0.3], [0.5, 0.5], [0.5, 0.5]],  # They could be, but do not add up to 1.
+        [[0.3, 0.3], [0.5, 0.5], [0.5, 0.5]],  # the first row adds up to 0.6
         [[np.nan, 1.0], [0.5, 0.5], [0.5, 0.5]],
         [-3.0, 0.5, 0.5],
         [0.2, 0.5, 1.1],
         [0.2, np.nan, 0.5],
     ],
 )
-def test_so_are_logits(no_probabilities):
+def test_logits_are_refused(no_probabilities):
     with pytest.raises(ValueError, match=r"`probabilities` must be between 0 and 1.*Received: val"):
         reliability([0, 1, 1], no_probabilities)
 
 
-def test_rounded_probabilities_are_not():
+def test_rounded_probabilities_are_accepted():
     rng = np.random.default_rng(0)
     probabilities = probabilities_of(100, 50).astype("float16")
     exact = probabilities.astype("float64") / probabilities.sum(axis=-1, dtype="float64")[:, None]
@@ -109,7 +111,7 @@ def test_a_target_at_the_end_of_a_central_interval_has_its_mass(name, distributi
         np.testing.assert_allclose(of_vector, level, rtol=1e-9)
 
 
-def test_only_these_distributions_and_shapes():
+def test_other_distributions_and_shapes_are_refused():
     with pytest.raises(ValueError, match=r"one of \['gaussian', 'laplace'\]. Received: 'cauchy'"):
         central_mass([1.0], [1.0], [1.0], "cauchy")
     for shapes in ((3, 1), (4,), (4,)), ((4,), (4,), (1,)), ((4, 3), (4,), (4,)):
@@ -119,7 +121,7 @@ def test_only_these_distributions_and_shapes():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("place", ["targets", "locations", "scales"])
-def test_what_is_no_number_is_refused(place, value):
+def test_a_nan_or_infinity_is_refused(place, value):
     arrays = {name: np.ones(4) for name in ("targets", "locations", "scales")}
     arrays[place][2] = value
     with pytest.raises(ValueError, match=f"`{place}` must be finite. Received: 1 NaN .* of 4"):
@@ -127,6 +129,6 @@ def test_what_is_no_number_is_refused(place, value):
 
 
 @pytest.mark.parametrize("scale", [0.0, -2.0])
-def test_so_is_a_scale_that_is_not_positive(scale):
+def test_a_scale_that_is_not_positive_is_refused(scale):
     with pytest.raises(ValueError, match=f"`scales` must be positive. Received: .*{scale}"):
         central_mass([1.0, 2.0], [1.0, 2.0], [1.0, scale])

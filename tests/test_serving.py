@@ -1,3 +1,5 @@
+"""Exported models are served by a process without Keras and the package."""
+
 import subprocess
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What fits what."""
+"""Shapes of targets and weights match those of predictions."""
 
 import keras
 import numpy as np
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.backends("tensorflow", reason="uses TensorFlow's tensor
         ((), (4,), None),
     ],
 )
-def test_match_shape(shape, expected, matched):
+def test_shapes_match_but_for_a_last_axis_of_one(shape, expected, matched):
     values = np.arange(np.prod(shape, dtype=int), dtype="float32").reshape(shape)
     result = match_shape(tf.constant(values), expected)
     assert (None if result is None else tuple(result.shape)) == matched
@@ -61,7 +61,7 @@ def test_match_shape(shape, expected, matched):
         ((4, 3, 2), (4, 3), None),
     ],
 )
-def test_match_leading_axes(shape, expected, matched):
+def test_leading_axes_match_followed_by_axes_of_one(shape, expected, matched):
     values = np.arange(np.prod(shape), dtype="float32").reshape(shape)
     result = match_leading_axes(tf.constant(values), expected)
     assert (None if result is None else tuple(result.shape)) == matched
@@ -70,7 +70,7 @@ def test_match_leading_axes(shape, expected, matched):
 
 
 @pytest.mark.parametrize("match", [match_shape, match_leading_axes])
-def test_sizes_that_are_not_known_fit(match):
+def test_unknown_sizes_match(match):
     assert match(keras.Input((None,)), (None, 5)).shape == (None, None)
     assert match(keras.Input((5,)), (None, None)).shape == (None, 5)
     assert match(keras.Input((5,)), (None, 6)) is None

@@ -1,4 +1,4 @@
-"""Dicts, sequences and single entries, keyed by task."""
+"""Dicts, sequences and single entries are keyed by task."""
 
 from collections import OrderedDict, namedtuple
 
@@ -26,7 +26,7 @@ def test_entries_are_in_task_order(structure):
     assert list(by_task(TASKS, structure, "targets").items()) == [("depth", 1), ("classes", 2)]
 
 
-def test_entry_of_the_only_task_needs_no_structure():
+def test_the_entry_of_the_only_task_needs_no_structure():
     entry = np.ones(3)
     for structure in (entry, [entry], {"depth": entry}):
         assert by_task(["depth"], structure, "targets")["depth"] is entry
@@ -52,12 +52,12 @@ def test_entries_may_be_none_where_they_are_optional():
         (1, "Received: 1"),
     ],
 )
-def test_entries_that_do_not_fit(structure, received):
+def test_entries_that_do_not_fit_are_refused(structure, received):
     with pytest.raises(ValueError, match=rf"`targets`.*\['depth', 'classes'\].*{received}"):
         by_task(TASKS, structure, "targets")
 
 
-def test_only_task_without_an_entry():
+def test_the_only_task_needs_an_entry():
     with pytest.raises(ValueError, match=r"`targets`.*\['depth'\].*Received: None"):
         by_task(["depth"], None, "targets")
 

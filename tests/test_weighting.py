@@ -1,4 +1,4 @@
-"""The layer: what it adds up, what it reports, and how its log-variances start and stay."""
+"""The layer adds the combined loss, and its log-variances follow the errors."""
 
 import warnings
 
@@ -37,7 +37,7 @@ def categorical_nll(y, f, sigma):
 
 
 def added_loss(layer, predictions, targets, sample_weight=None, training=False):
-    """What the layer adds to the loss when it is called."""
+    """The loss that the layer adds when it is called."""
     outputs = layer(predictions, targets, sample_weight=sample_weight, training=training)
     keras.tree.assert_same_structure(outputs, predictions)
     (loss,) = layer.losses
@@ -77,13 +77,13 @@ def element_nlls(predictions, targets):
     }
 
 
-def test_adds_the_sum_of_the_tasks_mean_negative_log_likelihoods(batch):
+def test_the_loss_is_the_sum_of_the_tasks_mean_negative_log_likelihoods(batch):
     _predictions, _targets = batch
     expected = sum(np.mean(nll) for nll in element_nlls(*batch).values())
     assert added_loss(UncertaintyWeighting(tasks()), *batch) == pytest.approx(expected, rel=1e-5)
 
 
-def test_adds_nothing_and_needs_nothing_without_targets(batch):
+def test_no_loss_is_added_without_targets(batch):
     predictions, _ = batch
     layer = UncertaintyWeighting(tasks())
     outputs = layer(predictions)
@@ -95,7 +95,7 @@ def test_adds_nothing_and_needs_nothing_without_targets(batch):
 @pytest.mark.parametrize("sequence", [list, tuple])
 def test_sequences_go_by_the_order_of_the_tasks(batch, sequence):
     predictions, targets = (sequence(part[task] for task in tasks()) for part in batch)
-    # The order of the tasks is not that of the alphabet.
+    # The tasks are not in the order of the alphabet.
     by_name = added_loss(UncertaintyWeighting(tasks()), *batch)
     assert added_loss(UncertaintyWeighting(tasks()), predictions, targets) == pytest.approx(by_name)
 
@@ -152,7 +152,7 @@ def element_weights():
 @pytest.mark.parametrize("weights_of_depth", [sample_weights, element_weights])
 @pytest.mark.parametrize("with_missing", [False, True])
 @pytest.mark.parametrize("with_loss_weights", [False, True])
-def test_weights_and_missing_values_alone_and_together(
+def test_weights_and_missing_labels_count_alone_and_together(
     batch, weights_of_depth, with_missing, with_loss_weights
 ):
     predictions, targets = batch
@@ -192,7 +192,7 @@ def test_one_tensor_of_sample_weights_serves_all_tasks(batch):
     assert one == pytest.approx(added_loss(UncertaintyWeighting(tasks()), *batch, each))
 
 
-def test_how_large_the_sample_weights_are_says_nothing(batch):
+def test_the_scale_of_the_sample_weights_does_not_matter(batch):
     light = added_loss(UncertaintyWeighting(tasks()), *batch, sample_weights())
     heavy = added_loss(UncertaintyWeighting(tasks()), *batch, 1000 * sample_weights())
     assert light == pytest.approx(heavy, rel=1e-5)
@@ -200,7 +200,7 @@ def test_how_large_the_sample_weights_are_says_nothing(batch):
 
 @pytest.mark.backends("tensorflow", reason="uses a TensorFlow tape")
 @pytest.mark.parametrize("hide", ["missing", "weight"])
-def test_a_batch_without_any_label_of_a_task(batch, hide):
+def test_a_task_without_a_label_has_no_loss_and_no_gradient(batch, hide):
     predictions, targets = batch
     nlls = element_nlls(*batch)
     weights = None
@@ -226,7 +226,7 @@ def test_a_batch_without_any_label_of_a_task(batch, hide):
     assert np.all(np.isfinite(gradients[2]))
 
 
-def test_per_channel_is_the_mean_over_all_elements_of_all_channels():
+def test_the_loss_of_channels_is_the_mean_over_all_their_elements():
     rng = np.random.default_rng(0)
     y, f = rng.normal(size=(2, 50, 3))
     y[rng.random(y.shape) < [0.1, 0.5, 0.9]] = np.nan
@@ -265,7 +265,7 @@ def test_sigmas_and_task_weights_are_numbers_in_the_units_of_the_tasks():
 
 
 class TestStart:
-    """`initial_sigma=None`."""
+    """With `initial_sigma=None`, σ starts from the first training batch."""
 
     def layer(self, **keywords):
         return UncertaintyWeighting(
@@ -318,7 +318,7 @@ class TestStart:
         layer(f, y, training=True)
         self.assert_sigmas(layer, self.closed_forms(f, y))
 
-    def test_a_given_sigma_is_what_the_first_batch_is_weighed_by(self):
+    def test_a_given_sigma_weighs_the_first_batch(self):
         layer = UncertaintyWeighting({"number": Gaussian(initial_sigma=3.0)})
         predictions, targets = np.zeros((4, 1)), np.full((4, 1), 30.0)
         layer.build((4, 1))
@@ -326,13 +326,13 @@ class TestStart:
         assert float(loss) == pytest.approx(0.5 * 100 + np.log(3.0))
         assert layer.sigmas()["number"] == pytest.approx(3.0)
 
-    def test_evaluation_starts_nothing(self):
+    def test_evaluation_does_not_start_sigma(self):
         f, y = self.data()
         layer = self.layer()
         layer(f, y, training=False)
         self.assert_sigmas(layer, dict.fromkeys(y, 1.0))
 
-    def test_nor_does_a_frozen_layer(self):
+    def test_a_frozen_layer_does_not_start_sigma(self):
         f, y = self.data()
         layer = self.layer(trainable=False)
         layer(f, y, training=True)
@@ -354,15 +354,15 @@ class TestStart:
         assert all(np.isfinite(sigma) and sigma > 0 for sigma in layer.sigmas().values())
 
     @pytest.mark.backends("tensorflow", reason="uses a TensorFlow tape")
-    def test_at_its_start_a_log_variance_has_no_gradient_at_all(self):
-        # Adam makes a full step of a rounding error, another one on each device.
+    def test_a_log_variance_at_its_start_has_no_gradient(self):
+        # Adam would make a full step of a rounding error.
         f, y = self.data()
         layer = self.layer()
         layer.build({task: value.shape for task, value in f.items()})
         with tf.GradientTape() as tape:
             loss = layer.combined_loss(f | {"metres": f["metres"] + 1 / 3}, y, training=True)
         gradient = tape.gradient(loss, layer.log_variance)
-        exact = 2  # The task "classes" starts from σ = 1, wherever its optimum is.
+        exact = 2  # the task "classes" starts from σ = 1, wherever its optimum is
         np.testing.assert_array_equal(np.delete(gradient, exact), 0)
         assert gradient[exact] != 0
 
@@ -376,7 +376,7 @@ class TestTypes:
             layer = UncertaintyWeighting({"a": Gaussian(initial_sigma=1000.0)})
         finally:
             keras.config.set_dtype_policy("float32")
-        # The square of 300 overflows half precision, and 0.25 is below the steps of its 4096.
+        # In half precision the square of 300 overflows, and 4096 + 0.25 is 4096.
         predictions = tf.fill((4, 1), tf.cast(4096.0, layer.compute_dtype))
         targets = tf.fill((4, 1), 4096.0 - 300.25)
         outputs = layer(predictions, targets)
@@ -386,7 +386,7 @@ class TestTypes:
         expected = gaussian_nll(4096.0 - 300.25, 4096.0, 1000.0)
         assert float(layer.losses[0]) == pytest.approx(expected, rel=1e-6)
 
-    def test_double_precision_where_it_is_asked_for(self):
+    def test_a_layer_of_double_precision_adds_a_loss_of_double_precision(self):
         layer = UncertaintyWeighting({"a": Gaussian(initial_sigma=1.0)}, dtype="float64")
         layer(np.full((2, 1), 1.0), np.full((2, 1), 1.0 + 1e-12))
         assert layer.losses[0].dtype == tf.float64
@@ -406,7 +406,7 @@ class TestTypes:
 
 class TestTargetInputs:
     @pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX drops a layer's metrics")
-    def test_class_ids_are_numbers_where_a_missing_one_is_nan(self):
+    def test_class_ids_are_floats_where_nan_marks_missing_ones(self):
         logits = keras.Input((3,), name="logits")
         weighting = UncertaintyWeighting({"kind": Categorical(missing=np.nan)})
         targets = weighting.target_inputs(logits)
@@ -417,7 +417,7 @@ class TestTargetInputs:
         expected = categorical_nll(np.array([0, 2]), f[[0, 2]], 1.0).mean()
         assert reported == pytest.approx(expected, rel=1e-5)
 
-    def test_have_the_shapes_dtypes_and_names_that_the_likelihoods_expect(self):
+    def test_inputs_have_the_shapes_dtypes_and_names_of_the_targets(self):
         predictions = {
             "number": keras.Input((1,)),
             "image": keras.Input((None, 8, 3)),
@@ -456,7 +456,7 @@ class Quartic(Likelihood):
 
 @keras.saving.register_keras_serializable(package="tests")
 class StudentT(Likelihood):
-    """A likelihood whose σ does not just multiply its loss."""
+    """A likelihood without the standard form."""
 
     def __init__(self, degrees_of_freedom=4.0, **kwargs):
         super().__init__(**kwargs)
@@ -474,7 +474,7 @@ class StudentT(Likelihood):
         return {"degrees_of_freedom": self.degrees_of_freedom, **super().get_config()}
 
 
-def test_users_likelihoods():
+def test_users_likelihoods_add_their_own_losses():
     rng = np.random.default_rng(0)
     y, f = rng.normal(size=(2, 20, 1))
     layer = UncertaintyWeighting(
@@ -487,7 +487,7 @@ def test_users_likelihoods():
 
 
 class TestBand:
-    """Where σ is trained, and its optimizer too slow: it still follows errors that change."""
+    """A trained σ follows errors that change, even with no optimizer at all."""
 
     def noise(self, scales, seed=0):
         rng = np.random.default_rng(seed)
@@ -495,7 +495,7 @@ class TestBand:
             yield scale * rng.normal(size=(64, 1))
 
     def sigmas(self, batches, initial_sigma=None, **keywords):
-        """σ after each batch, trained by nothing."""
+        """σ after each batch, without an optimizer."""
         layer = UncertaintyWeighting({"noise": Gaussian(initial_sigma=initial_sigma)}, **keywords)
         trace = []
         for y in batches:
@@ -503,17 +503,17 @@ class TestBand:
             trace.append(layer.sigmas()["noise"])
         return np.array(trace)
 
-    def test_steady_errors_leave_it_to_the_optimizer(self):
+    def test_steady_errors_leave_sigma_to_the_optimizer(self):
         trace = self.sigmas(self.noise([1.0] * 300), initial_sigma=1.0)
         assert np.mean(trace == 1.0) > 0.9
 
     @pytest.mark.parametrize("initial_sigma", [1e-3, 1e3])
-    def test_recovers_from_a_bad_start(self, initial_sigma):
+    def test_sigma_recovers_from_a_bad_start(self, initial_sigma):
         trace = self.sigmas(self.noise([1.0] * 400), initial_sigma)
         np.testing.assert_allclose(trace[-50:], 1.0, rtol=0.1)
 
-    def test_falls_with_the_errors(self):
-        # A percent a step, which the running mean lags behind by a fifth.
+    def test_sigma_falls_with_the_errors(self):
+        # The errors fall by a percent a step.
         scales = 0.99 ** np.arange(400)
         trace, mean = (
             self.sigmas(self.noise(scales), update=update) for update in ("trained", "closed_form")
@@ -523,7 +523,7 @@ class TestBand:
         assert np.all(np.abs(off) < 0.2)
         assert np.mean(off) < 0.5 * np.mean(off_of_the_mean)
 
-    def test_rises_with_the_errors(self):
+    def test_sigma_rises_with_the_errors(self):
         scales = np.repeat([1.0, 100.0], 100)
         trace = self.sigmas(self.noise(scales))
         assert np.all(trace[101:] > 15)
@@ -531,7 +531,7 @@ class TestBand:
 
 
 class TestClosedForm:
-    """`update="closed_form"`: σ tracks the optimum for a running mean over about 20 batches."""
+    """With `update="closed_form"`, σ is the optimum of a running mean of the errors."""
 
     SCALES = (1e3, 1.0, 1e-3)
 
@@ -559,7 +559,7 @@ class TestClosedForm:
             layer({task: np.zeros_like(value) for task, value in y.items()}, y, training=True)
 
     def expected(self, batches, start=None):
-        """The closed forms of exponential running means, the first batch counting in full."""
+        """The closed forms of exponentially forgotten means."""
         means = start
         for y in batches:
             losses = {
@@ -581,12 +581,12 @@ class TestClosedForm:
         for task, sigma in layer.sigmas().items():
             np.testing.assert_allclose(sigma, expected[task], rtol=1e-4, err_msg=task)
 
-    def test_is_that_of_a_running_mean(self):
+    def test_sigma_is_the_optimum_of_a_running_mean(self):
         layer = self.layer()
         self.track(layer, self.batches(30))
         self.assert_sigmas(layer, self.expected(self.batches(30)))
 
-    def test_a_given_sigma_is_where_the_mean_starts(self):
+    def test_a_given_sigma_starts_the_running_mean(self):
         layer = self.layer(initial_sigma=2.0)
         first, *others = self.batches(3)
         self.track(layer, [first])
@@ -604,7 +604,7 @@ class TestClosedForm:
         assert layer.sigmas()["values"] == pytest.approx(expected, rel=1e-4)
 
     @pytest.mark.parametrize("frozen", [False, True])
-    def test_neither_evaluation_nor_a_frozen_layer_tracks(self, frozen):
+    def test_neither_evaluation_nor_a_frozen_layer_moves_sigma(self, frozen):
         layer = self.layer()
         self.track(layer, self.batches(2))
         before = layer.sigmas()
@@ -625,7 +625,7 @@ class TestClosedForm:
         x = rng.normal(size=(64, 4))
         y = {"number": rng.normal(size=(64, 1)), "class": rng.integers(0, 3, 64)}
         with warnings.catch_warnings():
-            # Keras warns of a weight that has no gradient.
+            # Keras warns of weights without a gradient.
             warnings.simplefilter("error")
             model.fit(x, y, epochs=3, verbose=0)
         number, classes = keras.ops.convert_to_numpy(weighting.log_variance)
@@ -673,11 +673,11 @@ def test_config_makes_the_same_layer():
     assert isinstance(again.tasks["b"], Laplace)
 
 
-def test_a_closed_form_is_that_of_the_running_mean_over_jumps_of_26_orders_of_magnitude():
+def test_a_closed_form_follows_jumps_of_26_orders_of_magnitude():
     layer = UncertaintyWeighting({"y": Gaussian(initial_sigma=1e-13)}, update="closed_form")
     predictions = {"y": np.zeros((4, 1), "float32")}
     layer(predictions)
-    mean_loss = 1e-26  # In double precision. The first batch is weighed by the σ that is given.
+    mean_loss = 1e-26  # in double precision; the first batch does not count
     for batch, error in enumerate((1.0, 1e13, *[1e-13] * 20, 1e13, *[1.0] * 20)):
         layer.combined_loss(predictions, {"y": np.full((4, 1), error, "float32")}, training=True)
         if batch:
@@ -686,7 +686,7 @@ def test_a_closed_form_is_that_of_the_running_mean_over_jumps_of_26_orders_of_ma
 
 
 @pytest.mark.backends("jax", reason="jax.checkpoint needs JAX")
-def test_jax_computes_again_what_a_checkpoint_has_forgotten():
+def test_a_checkpoint_of_jax_has_the_same_gradients():
     import jax
 
     rng = np.random.default_rng(0)
@@ -706,13 +706,13 @@ def test_jax_computes_again_what_a_checkpoint_has_forgotten():
     np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(*arguments), expected, rtol=1e-6)
 
 
-def test_what_is_set_to_its_closed_form_has_no_gradient(value_and_gradients):
+def test_a_log_variance_in_closed_form_has_no_gradient(value_and_gradients):
     tasks = {"depth": Gaussian(), "size": Laplace(per_channel=True)}
     layer = UncertaintyWeighting(tasks, update="closed_form")
     predictions = {"depth": np.full((4, 1), 100.0), "size": np.full((4, 2), [3.0, 5.0])}
     targets = {task: np.zeros_like(values) for task, values in predictions.items()}
     layer(predictions)
-    # Every log-variance is where the weight has it, and far from where the loss would have it.
+    # Every log-variance is far from the optimum of the loss.
     loss, (gradient,) = value_and_gradients(
         lambda: layer.combined_loss(predictions, targets, report=False),
         [layer.log_variance],
@@ -722,14 +722,14 @@ def test_what_is_set_to_its_closed_form_has_no_gradient(value_and_gradients):
 
 
 class TestCalledWithoutTargets:
-    def test_tensors_come_back_as_they_are(self):
+    def test_predictions_come_back_as_they_are(self):
         layer = UncertaintyWeighting({"a": Gaussian()})
         layer.build([(None, 1)])
         predictions = {"a": keras.ops.ones((4, 1))}
         assert layer(predictions, training=True)["a"] is predictions["a"]
         assert not layer.losses
 
-    def test_an_argument_that_there_is_not_is_refused(self):
+    def test_an_unknown_argument_is_refused(self):
         layer = UncertaintyWeighting({"a": Gaussian()})
         layer.build([(None, 1)])
         with pytest.raises(TypeError, match="target"):
@@ -741,7 +741,7 @@ class TestCalledWithoutTargets:
         )
         layer.build([(None, 1)])
         layer([keras.ops.ones((4, 1))])
-        # Keras takes the mean over the batch.
+        # Keras divides by the size of the batch.
         assert float(layer.losses[0]) == pytest.approx(0.5)
 
     def test_a_subclass_may_have_a_call_of_its_own(self):

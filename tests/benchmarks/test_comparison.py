@@ -1,4 +1,4 @@
-"""Δm and what is chosen by it, from rows made by hand; and a run of each method."""
+"""Δm and the choice of methods, from rows by hand, and a short run of each method."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ def test_the_best_of_a_search_is_that_on_validation_data():
     searched = table["method"].str.startswith("fixed")
     names = comparison.chosen(comparison.relative_change(table))
     assert names["flights", "best fixed weights"] == "fixed weights 0"
-    table.loc[searched, "test"] = 0.1  # which must not matter
+    table.loc[searched, "test"] = 0.1  # test metrics must not matter
     assert comparison.chosen(comparison.relative_change(table)) == names
     assert names["flights", "this package"] == "this package"
 
@@ -76,7 +76,7 @@ def test_a_run_measures_each_of_its_tasks(monkeypatch, method, tasks):
     assert [row["task"] for row in measured] == tasks
     for row in measured:
         (x, y), task = digits.load(0).test, row["task"]
-        # Better than always saying the mean, or any one class.
+        # The model beats a constant prediction.
         if task == "class":
             assert 0.15 < row["test"] < 1
         else:

@@ -1,4 +1,4 @@
-"""The rules of the literature: their losses and the weights in them, by their papers' equations."""
+"""Rules of the literature have the losses and weights of their papers' equations."""
 
 import keras
 import numpy as np
@@ -60,7 +60,7 @@ def test_raw_losses_are_those_of_keras():
     )
 
 
-def test_plain_uncertainty():
+def test_plain_uncertainty_is_equation_10():
     layer = built(methods.PlainUncertainty)
     assert_weighs(layer, np.ones(3))
     s = np.array([-1.0, 0.5, 2.0])
@@ -70,7 +70,7 @@ def test_plain_uncertainty():
     np.testing.assert_allclose(weights, np.exp(-s), rtol=1e-5)
 
 
-def test_positive_regulariser():
+def test_the_positive_regulariser_adds_log_of_one_plus_variance():
     layer = built(methods.PositiveRegulariser)
     s = np.array([-1.0, 0.5, 2.0])
     layer.log_variance.assign(s)
@@ -79,16 +79,16 @@ def test_positive_regulariser():
     np.testing.assert_allclose(weights, 0.5 / np.exp(s), rtol=1e-5)
 
 
-def test_analytical_uncertainty():
+def test_analytical_weights_are_inverse_losses():
     assert_weighs(built(methods.AnalyticalUncertainty), 1 / LOSSES)
 
 
-def test_softmax_uncertainty():
+def test_softmax_weights_are_the_softmax_of_inverse_losses():
     layer = built(methods.SoftmaxUncertainty, temperature=3.0)
     assert_weighs(layer, special.softmax(1 / LOSSES / 3))
 
 
-def test_dynamic_weight_average():
+def test_dynamic_weights_follow_the_ratio_of_two_epochs():
     layer = built(methods.DynamicWeightAverage, steps_per_epoch=2)
     epochs = np.array([[4.0, 2.0, 1.0], [2.0, 2.0, 3.0], [1.0, 8.0, 1.0]])
     for epoch, weights in enumerate(
@@ -104,7 +104,7 @@ def test_dynamic_weight_average():
             assert_weighs(layer, weights, losses)
 
 
-def test_random_weights():
+def test_random_weights_are_drawn_anew_in_each_step():
     layer = built(methods.RandomWeights, seed=0)
     draws = np.array([loss_and_weights(layer)[1] for _ in range(3)])
     np.testing.assert_allclose(draws.sum(axis=1), 3, rtol=1e-5)
@@ -114,7 +114,7 @@ def test_random_weights():
 @pytest.mark.parametrize(
     ("rule", "trains"), [(methods.PlainUncertainty, True), (methods.AnalyticalUncertainty, False)]
 )
-def test_what_is_not_in_the_loss_is_not_trained(rule, trains):
+def test_log_variances_are_trained_only_where_the_loss_has_them(rule, trains):
     assert len(built(rule).trainable_variables) == int(trains)
 
 

@@ -1,6 +1,6 @@
-"""Calibrates on one device and on several replicas, and prints the σ of each, a line for both.
+"""Calibrates on one device and on two replicas, and prints a line of σ for each.
 
-A process of its own, because TensorFlow's collectives take one number of replicas a process.
+This is a process of its own, because TensorFlow's collectives keep one number of replicas.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def main():
             tasks = {"far": Gaussian(), "near": near, "kind": Categorical()}
             model = MultiTaskModel(inputs, outputs, tasks)
             model.compile(keras.optimizers.SGD(0.0))
-        # The last batch is of 8, and training may go on.
+        # The last batch has 8 samples, and training goes on.
         model.calibrate(x, y, batch_size=32, verbose=0)
         model.fit(x, y, batch_size=32, shuffle=False, verbose=0)
         print(*np.concatenate([np.ravel(sigma) for sigma in model.weighting.sigmas().values()]))

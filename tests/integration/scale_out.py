@@ -1,4 +1,4 @@
-"""What is trained on one device and on several: a model, its data, and what is compared of it."""
+"""A model, its data and its results, for comparing one device with several."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from keras_uncertainty_mtl import (
 )
 
 KINDS = ("model", "layer")
-SAMPLES, BATCH, EPOCHS = 412, 64, 8  # The last of an epoch's seven batches has 28 samples.
+SAMPLES, BATCH, EPOCHS = 412, 64, 8  # the last of seven batches has 28 samples
 
 
 def make_data(kind):
@@ -26,7 +26,7 @@ def make_data(kind):
         "kind": (x[:, 1] > 0).astype("int32"),
     }
     y["near"][rng.random(SAMPLES) < 0.5] = np.nan
-    # One task has labels at the start of each batch only, where they all are one replica's.
+    # The labels of one task are at the start of each batch, so one replica has them all.
     y["kind"][np.arange(SAMPLES) % BATCH > BATCH // 4] = -1
     weights = {
         "far": rng.uniform(0, 2, size=SAMPLES).astype("float32"),
@@ -77,7 +77,7 @@ def make_model(kind):
 
 
 def results(model, history, evaluation):
-    """All that must agree, as lists of numbers, so that it goes through JSON."""
+    """The results that must agree, as lists of numbers for JSON."""
     sigmas = model.get_layer("weighting").sigmas()
     return {
         "history": history.history,

@@ -1,4 +1,4 @@
-"""JAX and PyTorch: the same losses, gradients and trained weights as TensorFlow."""
+"""JAX and PyTorch have the losses, gradients and trained weights of TensorFlow."""
 
 import json
 import os
@@ -28,14 +28,14 @@ def run(backend, *arguments):
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def test_trains_as_tensorflow_does():
+def test_the_backend_trains_as_tensorflow_does():
     script = Path(__file__).with_name("train_on_backend.py")
     on_tensorflow, trained = (run(backend, script) for backend in ("tensorflow", BACKEND))
     assert on_tensorflow.pop("backend") == "tensorflow"
     assert trained.pop("backend") == BACKEND
     for kind, expected in on_tensorflow.items():
         if kind == "layer" and BACKEND == "jax":
-            # Keras on JAX drops what a layer's call does to a metric: there is the loss alone.
+            # Keras on JAX drops a layer's metrics, so the loss stands alone.
             alone = {part: {"loss": expected[part]["loss"]} for part in ("history", "evaluate")}
             expected = {**expected, **alone}
         expected, received = map(dict, map(keras.tree.flatten_with_path, (expected, trained[kind])))
@@ -55,7 +55,7 @@ def model():
     return model
 
 
-def test_goes_on_with_tensorflow(model, tmp_path):
+def test_tensorflow_loads_and_exports_a_saved_file(model, tmp_path):
     model.save(tmp_path / "m.keras")
     program = """
 import json, keras, numpy as np, sys, keras_uncertainty_mtl
@@ -83,11 +83,11 @@ def test_a_saved_model_of_pytorch_is_refused(model, tmp_path):
 
 
 @pytest.mark.backends("torch", reason="JAX exports a SavedModel")
-def test_but_what_pytorch_exports_itself_is_the_network(model, tmp_path):
+def test_an_export_for_pytorch_holds_the_network_alone(model, tmp_path):
     import torch
 
     model.export(tmp_path / "m.pt2", format="torch", verbose=False)
-    x = np.ones((1, 4), "float32")  # Keras exports for one sample, unless told otherwise.
+    x = np.ones((1, 4), "float32")  # Keras exports for one sample by default.
     exported = torch.export.load(tmp_path / "m.pt2")
     np.testing.assert_allclose(
         exported.module()(torch.tensor(x))["depth"].detach(), model.predict(x, verbose=0)["depth"]

@@ -1,4 +1,4 @@
-"""Trained to convergence with `fit`: σ against closed forms, and against noise that was put in."""
+"""Trained to convergence, σ agrees with closed forms and with the noise of the data."""
 
 import keras
 import numpy as np
@@ -12,12 +12,12 @@ pytestmark = pytest.mark.backends("tensorflow", reason="feeds a tf.data.Dataset"
 
 
 def multi_task_model(inputs, outputs, weighting, x, targets):
-    """The standard call, the targets as `y`."""
+    """A `MultiTaskModel`, with the targets as `y`."""
     return MultiTaskModel(inputs, outputs, weighting), (x, targets)
 
 
 def bare_layer(inputs, outputs, weighting, x, targets):
-    """The layer in a plain functional model, the targets as inputs."""
+    """The layer in a plain functional model, with the targets as inputs."""
     target_inputs = weighting.target_inputs(outputs)
     model = keras.Model(
         {"x": inputs} | {tensor.name: tensor for tensor in target_inputs.values()},
@@ -28,11 +28,11 @@ def bare_layer(inputs, outputs, weighting, x, targets):
 
 
 def trained_sigmas(make, tasks, outputs_of, x, targets, learning_rate=0.05, steps=600):
-    """Each task's σ after training with Adam, as one would without this package."""
+    """Each task's σ after training with Adam."""
     inputs = keras.Input(x.shape[1:], name="x")
     weighting = UncertaintyWeighting(tasks)
     model, data = make(inputs, outputs_of(inputs), weighting, x, targets)
-    # The rate decays to nothing, so that the last steps settle.
+    # The learning rate decays to 0, so the last steps settle.
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     model.compile(keras.optimizers.Adam(schedule))
     batches = tf.data.Dataset.from_tensors(data).repeat()
@@ -51,7 +51,7 @@ def test_sigma_is_that_of_the_classical_regression(make, initial_sigma):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 3)).astype("float32")
     design = sm.add_constant(x)
-    # Few samples and much noise, so that the closed forms differ from the noise that was put in.
+    # With few samples and much noise, the closed forms differ from the noise of the data.
     normal = (design @ [1, 2, -1, 0.5] + 7 * rng.standard_t(4, 300)).astype("float32")
     heavy = (design @ [-1, 0, 1, 2] + 0.2 * rng.standard_cauchy(300).clip(-9, 9)).astype("float32")
 
@@ -95,9 +95,9 @@ def test_sigma_of_each_channel_is_that_of_its_regression(make):
 
 @pytest.mark.parametrize("make", [multi_task_model, bare_layer])
 @pytest.mark.parametrize("noises", [(10.0, 1.0), (0.01, 1000.0)])
-def test_noise_that_was_put_in_comes_back(make, noises):
+def test_sigma_is_the_noise_of_the_data(make, noises):
     rng = np.random.default_rng(2)
-    # The standard error of a σ from so many samples is 1.1% of it.
+    # The standard error of σ is 1.1%.
     x = rng.normal(size=(4000, 4)).astype("float32")
     units = np.maximum(noises, 1)
     signals = x @ rng.normal(size=(4, 2)) * units
@@ -123,8 +123,8 @@ def test_noise_that_was_put_in_comes_back(make, noises):
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian, Laplace])
-def test_first_batch_without_any_error_does_not_end_the_training(likelihood):
-    # A head that starts at zero is right about targets of zero, which sparse ones often are.
+def test_a_first_batch_without_errors_does_not_end_the_training(likelihood):
+    # A head that starts at zero is right about sparse targets, which are often zero.
     x = np.random.default_rng(3).normal(size=(6400, 2)).astype("float32")
     noise = 2.0 * np.random.default_rng(4).choice([-1, 1], 6400)
     targets = (x @ [1.0, -1.0] + noise).astype("float32")
@@ -137,5 +137,5 @@ def test_first_batch_without_any_error_does_not_end_the_training(likelihood):
     model.fit(batches, epochs=5, shuffle=False, verbose=0)
     loss = model.evaluate(x, {"count": targets}, verbose=0, return_dict=True)["count_loss"]
     expected = np.sqrt(loss) if likelihood is Gaussian else np.sqrt(2) * loss
-    assert expected < 2.9  # Less than before training: √5 or so, and √2 times 2.
+    assert expected < 2.9  # less than before training
     np.testing.assert_allclose(model.weighting.sigmas()["count"], expected, rtol=0.05)

@@ -1,4 +1,4 @@
-"""Training on several replicas follows the path of training on one."""
+"""Training on several replicas follows the path of one device."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ def test_mirrored_replicas_train_as_one_device_does(replicas):
 
 
 def free_addresses(number):
-    """Addresses on this machine that nobody listens at."""
+    """Free addresses of this machine."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:
@@ -61,7 +61,7 @@ def free_addresses(number):
 
 
 def refusals(strategy, cluster, workers):
-    """What compiling says on each of the workers of a cluster."""
+    """The error of compiling on each worker of a cluster, or `None`."""
     processes = [
         start(
             "compile_on_workers.py",
@@ -82,7 +82,7 @@ def test_workers_that_keras_cannot_train_with_are_refused():
 
 
 @pytest.mark.backends("tensorflow", reason="tf.distribute needs TensorFlow")
-def test_so_are_parameter_servers():
+def test_parameter_servers_are_refused():
     cluster = dict(
         zip(("chief", "worker", "ps"), ([each] for each in free_addresses(3)), strict=True)
     )
@@ -91,7 +91,7 @@ def test_so_are_parameter_servers():
 
 
 @pytest.mark.backends("tensorflow", reason="tf.distribute needs TensorFlow")
-def test_a_worker_by_itself_is_not():
+def test_a_single_worker_is_accepted():
     assert refusals("workers", {"worker": free_addresses(1)}, [("worker", 0)]) == [None]
 
 

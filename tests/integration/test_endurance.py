@@ -1,4 +1,4 @@
-"""Twenty thousand steps in one process: no more memory, and no graph made anew."""
+"""Twenty thousand steps in one process take no more memory and no new graph."""
 
 import gc
 
@@ -18,7 +18,7 @@ STEPS, BATCH, EPOCHS = 1000, 8, 20
 
 @keras.saving.register_keras_serializable(package="tests")
 class Counting(Gaussian):
-    """Counts how often its Python runs: once for each graph, not once for each step."""
+    """Counts how often its Python runs, once for each graph."""
 
     calls = 0
 
@@ -53,8 +53,8 @@ def test_memory_is_flat_and_nothing_is_traced_after_the_first_epoch(steps_per_ex
     model.compile("adam", steps_per_execution=steps_per_execution)
 
     def epoch(index):
-        # The last batch has another size each time, as has that of the evaluation. Keras makes
-        # another graph for data that divide into whole batches, so these never do.
+        # The last batches of training and evaluation have another size in each epoch. Data of whole
+        # batches would need one more graph, so there are none.
         samples = len(x) - 1 - index % (BATCH - 1)
         data = x[:samples], {task: target[:samples] for task, target in y.items()}
         model.fit(*data, batch_size=BATCH, verbose=0)

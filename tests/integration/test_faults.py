@@ -1,4 +1,4 @@
-"""Killed and restarted, poisoned, and run for long: training ends where it would have ended."""
+"""Training that is killed and restarted ends as if undisturbed."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def undisturbed(tmp_path_factory):
     return dict(np.load(directory / "results.npz"))
 
 
-def test_killed_five_times_training_ends_as_if_it_had_not_been(undisturbed, tmp_path):
+def test_training_killed_five_times_ends_as_if_undisturbed(undisturbed, tmp_path):
     steps = EPOCHS * -(-SAMPLES // BATCH)
     kills = np.sort(np.random.default_rng(0).choice(steps - 1, size=5, replace=False)) + 1
     for step in kills:

@@ -1,9 +1,9 @@
-"""Trains on JAX with `keras.distribution.DataParallel`, and prints what came out as JSON.
+"""Trains on JAX with `keras.distribution.DataParallel`, and prints the results as JSON.
 
     train_data_parallel.py                                    on all devices of this process
     train_data_parallel.py <address> <processes> <process>    on all devices of several processes
 
-A process of its own, because the number of devices is settled when JAX starts.
+This is a process of its own, because JAX settles its number of devices when it starts.
 """
 
 import json
@@ -16,7 +16,7 @@ from scale_out import BATCH, EPOCHS, KINDS, SAMPLES, make_data, make_model, resu
 
 
 def train(kind, processes, process):
-    # Each process has its own share of each batch.
+    # Every process has its share of every batch.
     batches = np.split(np.arange(SAMPLES), range(BATCH, SAMPLES, BATCH))
     share = np.concatenate([np.split(batch, processes)[process] for batch in batches])
     data = keras.tree.map_structure(lambda array: array[share], make_data(kind))
@@ -43,7 +43,7 @@ if __name__ == "__main__":
         processes, process = int(sys.argv[2]), int(sys.argv[3])
         keras.distribution.initialize(sys.argv[1], processes, process)
     if len(jax.devices()) > 1:
-        # It shards `tf.data` only: NumPy arrays are taken as the process's share already.
+        # Keras shards `tf.data` alone, and takes NumPy arrays as the share of the process.
         keras.distribution.set_distribution(
             keras.distribution.DataParallel(auto_shard_dataset=False)
         )

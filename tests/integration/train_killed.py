@@ -1,6 +1,6 @@
-"""Trains with `BackupAndRestore`, is killed at a step, and stores what came out if it is not.
+"""Trains with `BackupAndRestore`, and stores the results unless it is killed at a step.
 
-A process of its own, because nothing of it may survive.
+This is a process of its own, of which nothing may survive.
 
     train_killed.py <backup directory> <file of the results> [<step to be killed at>]
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_uncertainty_mtl import Categorical, Gaussian, Laplace, MultiTaskModel
 
-EPOCHS, SAMPLES, BATCH = 6, 200, 32  # Seven batches an epoch, the last of eight samples.
+EPOCHS, SAMPLES, BATCH = 6, 200, 32  # seven batches an epoch, the last of eight samples
 
 
 class Kill(keras.callbacks.Callback):
@@ -35,14 +35,14 @@ def data():
         "near": x[:, 1:3] + 0.1 * rng.normal(size=(SAMPLES, 2)).astype("float32"),
         "kind": (x[:, 3] > 0).astype("int32"),
     }
-    # No label in all of the first epoch's batches but the last: σ starts late.
+    # In the first epoch only the last batch has labels, so σ starts late.
     y["near"][: SAMPLES // BATCH * BATCH] = np.nan
     return x, y
 
 
 def make_model():
     x = keras.Input((4,))
-    # No dropout: Keras does not save where a layer's random numbers are.
+    # There is no dropout, because Keras does not save the state of random numbers.
     hidden = keras.layers.Dense(8, activation="tanh")(x)
     outputs = {
         "far": keras.layers.Dense(1)(hidden),

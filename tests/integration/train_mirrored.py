@@ -1,6 +1,6 @@
-"""Trains on several replicas, and prints what came out as JSON.
+"""Trains on several replicas, and prints the results as JSON.
 
-A process of its own, because TensorFlow's collectives take one number of replicas a process.
+This is a process of its own, because TensorFlow's collectives keep one number of replicas.
 """
 
 import contextlib

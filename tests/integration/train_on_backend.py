@@ -1,4 +1,4 @@
-"""Trains on the backend in `KERAS_BACKEND`, and prints what came out as JSON."""
+"""Trains on the backend in `KERAS_BACKEND`, and prints the results as JSON."""
 
 import json
 
@@ -8,7 +8,7 @@ from scale_out import BATCH, EPOCHS, KINDS, make_data, make_model, results
 
 
 def start(kind, optimizer):
-    """A model that starts from the same weights on all backends, and what it is fed."""
+    """A model with the same weights on all backends, and the arguments of `fit`."""
     model = make_model(kind)
     rng = np.random.default_rng(2)
     for layer in model.layers:
@@ -20,10 +20,10 @@ def start(kind, optimizer):
 
 
 def gradients(kind):
-    """What two steps of plain gradient descent subtract from the weights."""
+    """The changes of the weights in two steps of plain gradient descent."""
     model, fed = start(kind, keras.optimizers.SGD(1.0))
     before = model.get_weights()
-    # σ starts from the first of the two batches, and has a gradient in the second.
+    # σ starts from the first batch, and has a gradient in the second.
     model.fit(**fed, batch_size=206, shuffle=False)
     return [
         np.ravel(one.astype(float) - other.astype(float)).tolist()
