@@ -2,13 +2,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := $(VENV)-oldest
+NIGHTLY := $(VENV)-nightly
+PIP := python -m pip install -qq --disable-pip-version-check
 PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# The tests of the package itself, which need no example and no benchmark.
+PACKAGE_TESTS := $(PYTEST) $(addprefix --ignore=tests/,benchmarks integration scenes test_quickstart.py)
 
 # TensorFlow's start-up notes, which say nothing about this package.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo scenes test test-backends test-oldest lint clean
+.PHONY: help venv demo scenes test test-backends test-oldest test-nightly lint clean
 # Two installs at once into one environment would break it.
 .NOTPARALLEL:
 
@@ -31,8 +35,19 @@ test-backends: $(VENV)/backends.installed  ## run what depends on the backend on
 	@KERAS_BACKEND=jax $(BIN)/python -m $(PYTEST) $(ARGS)
 	@KERAS_BACKEND=torch $(BIN)/python -m $(PYTEST) $(ARGS)
 
-test-oldest: $(OLDEST)/test.installed  ## run the package's own with the oldest TensorFlow and Keras that setup.cfg takes
-	@$(OLDEST)/bin/python -m $(PYTEST) $(addprefix --ignore=tests/,benchmarks integration scenes test_quickstart.py) $(ARGS)
+test-oldest: $(OLDEST)/test.installed  ## run the package's own tests with the oldest TensorFlow and Keras that setup.cfg takes
+	@$(OLDEST)/bin/python -m $(PACKAGE_TESTS) $(ARGS)
+
+# New nightlies come every day, so every run asks for them. pip takes pre-releases of these two alone,
+# for they have no others. The package comes without its dependencies, the stable Keras and TensorFlow.
+test-nightly: $(NIGHTLY)/created  ## run the package's own tests with the newest nightlies of TensorFlow and Keras
+	@if $(NIGHTLY)/bin/$(PIP) --upgrade tf-nightly-cpu keras-nightly; then \
+		$(NIGHTLY)/bin/$(PIP) --group test && \
+		$(NIGHTLY)/bin/$(PIP) --no-deps --editable . && \
+		$(NIGHTLY)/bin/python -m $(PACKAGE_TESTS) $(ARGS); \
+	else \
+		echo "test-nightly: skipped, because tf-nightly-cpu and keras-nightly cannot be installed here."; \
+	fi
 
 lint: $(VENV)/lint.installed  ## ruff and mypy
 	@$(BIN)/ruff check
@@ -40,28 +55,29 @@ lint: $(VENV)/lint.installed  ## ruff and mypy
 	@$(BIN)/mypy
 
 clean:  ## remove all that is made here
-	rm -rf $(VENV) $(OLDEST) *.egg-info build dist *_output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NIGHTLY) *.egg-info build dist *_output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# A stamp for each extra, so that each target installs no more than it needs, and only when the
-# dependencies have changed.
+# A stamp for each set of dependencies, so that each target installs no more than it needs, and only
+# when they have changed. Extras are in setup.cfg, and groups of tools in pyproject.toml.
+$(VENV)/test.installed: NEEDS := '.[scenes,paper]' --group test
+$(VENV)/backends.installed: NEEDS := '.[scenes,paper]' --group backends
+$(VENV)/lint.installed: NEEDS := . --group lint
+$(VENV)/dev.installed: NEEDS := '.[scenes,paper]' --group dev
 $(VENV)/%.installed: setup.cfg pyproject.toml | $(VENV)/created
-	@echo "Installing the package and its '$*' extra into $(VENV), which takes a minute or two ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@echo "Installing what '$*' needs into $(VENV), which takes a minute or two ..."
+	@$(BIN)/$(PIP) --editable $(or $(NEEDS),'.[$*]')
 	@touch $@
 
-# TensorFlow Datasets comes with a tensorflow-metadata for a protobuf that TensorFlow 2.16 cannot use.
 $(OLDEST)/test.installed: setup.cfg pyproject.toml
 	@echo "Installing the oldest TensorFlow and Keras into $(OLDEST) ..."
 	@$(PYTHON) -m venv --clear $(OLDEST)
-	@$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check --upgrade pip
-	@$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test]' \
-		tensorflow==2.16.1 keras==3.15.0 'tensorflow-metadata<1.17'
+	@$(OLDEST)/bin/$(PIP) --upgrade pip
+	@$(OLDEST)/bin/$(PIP) --editable . --group test tensorflow==2.16.1 keras==3.15.0
 	@touch $@
 
-# pip is upgraded because the oldest one that comes with Python 3.11 may not install editable
-# packages that have no setup.py.
-$(VENV)/created:
-	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade pip
+# pip is upgraded because the one that comes with Python 3.11 knows no dependency groups.
+$(VENV)/created $(NIGHTLY)/created:
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/$(PIP) --upgrade pip
 	@touch $@
