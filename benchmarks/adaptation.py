@@ -49,24 +49,34 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
-class FromFirstBatch(UncertaintyWeighting):
-    """σ starts at its optimum on the first batch; the optimizer trains s = offset + θ."""
+class Candidate(UncertaintyWeighting):
+    """One rule of how s follows; all tasks of this benchmark are Gaussian.
 
-    step_scale = 1.0
+    s = base + step_scale · θ, where θ is a weight and base the closed form of a running mean.
+
+    Args:
+        tasks: As in `UncertaintyWeighting`.
+        batches: The number of batches that the running mean is over. 0: base is 0. Infinity: base
+            is the closed form of the first batch for good.
+        step_scale: The factor of θ. 0: s is the base alone.
+    """
+
+    def __init__(self, tasks: Any, batches: float, step_scale: float) -> None:
+        super().__init__(tasks)
+        self.batches = batches
+        self.step_scale = step_scale
 
     def build(self, predictions_shape: Any) -> None:
-        super().build(predictions_shape)
-        state = {"shape": (len(self.tasks),), "initializer": "zeros", "trainable": False}
-        self.offset = keras.Variable(**state, name="offset")
-        self.seen = keras.Variable(0.0, trainable=False, name="seen")
+        self.theta = self.add_weight(name="theta", shape=(len(self.tasks),), initializer="zeros")
+        self.running = self.add_weight(
+            name="running", shape=(2, len(self.tasks)), initializer="zeros", trainable=False
+        )
+
+    def call(self, predictions: Any, **arguments: Any) -> Any:
+        return predictions
 
     def combined_loss(
-        self,
-        predictions: Any,
-        targets: Any,
-        sample_weight: Any = None,
-        training: bool = False,
-        report: bool = True,
+        self, predictions: Any, targets: Any, *_: Any, training: bool = False, **__: Any
     ) -> Tensor:
         losses = ops.stack(
             [
@@ -74,93 +84,43 @@ class FromFirstBatch(UncertaintyWeighting):
                 for task, likelihood in self.tasks.items()
             ]
         )
-        if training:
-            self.offset.assign(self.next_offset(ops.stop_gradient(losses)))
-            self.seen.assign(self.seen + 1.0)
-        log_variance = self.current()
-        # All tasks of this benchmark are Gaussian.
-        return ops.sum(0.5 * ops.exp(-log_variance) * losses + 0.5 * log_variance)
+        if training and self.batches:
+            self.running.assign(self._next(ops.stop_gradient(losses)))
+        s = self._log_variances_now()
+        return ops.sum(0.5 * ops.exp(-s) * losses + 0.5 * s)
 
-    def current(self) -> Tensor:
-        return self.offset + self.step_scale * self.log_variance
+    def _next(self, losses: Tensor) -> Tensor:
+        """The sum and the count of the running mean after a batch."""
+        sums, counts = ops.unstack(ops.convert_to_tensor(self.running))
+        if np.isinf(self.batches):
+            is_first = counts == 0
+            return ops.where(is_first, ops.stack([losses, ops.ones_like(losses)]), self.running)
+        kept = 1.0 - 1.0 / self.batches
+        return ops.stack([kept * sums + losses, kept * counts + 1.0])
 
-    def next_offset(self, losses: Tensor) -> Tensor:
-        return ops.where(self.seen > 0, self.offset, ops.log(losses))
+    def _log_variances_now(self) -> Tensor:
+        sums, counts = ops.unstack(ops.convert_to_tensor(self.running))
+        base = ops.where(counts > 0, ops.log(ops.divide_no_nan(sums, counts) + 1e-37), 0.0)
+        theta = ops.convert_to_tensor(self.theta)
+        # Gradient descent moves s by half a learning rate times its gradient at most.
+        differentiated = theta * min(1.0, 0.5 / max(self.step_scale, 0.5)) * bool(self.step_scale)
+        return base + differentiated + ops.stop_gradient(self.step_scale * theta - differentiated)
 
     def sigmas(self) -> dict[str, Any]:
-        return dict(
-            zip(self.tasks, np.exp(0.5 * ops.convert_to_numpy(self.current())), strict=True)
-        )
+        sigmas = np.exp(0.5 * ops.convert_to_numpy(self._log_variances_now()))
+        return dict(zip(self.tasks, sigmas, strict=True))
 
 
-class Plain(FromFirstBatch):
-    """The paper's form, as it is commonly written: s is a weight that starts at 0."""
-
-    def next_offset(self, losses: Tensor) -> Tensor:
-        return ops.zeros_like(losses)
-
-
-class TenTimes(FromFirstBatch):
-    """s = offset + 10 θ."""
-
-    step_scale = 10.0
-
-
-class HundredTimes(FromFirstBatch):
-    """s = offset + 100 θ."""
-
-    step_scale = 100.0
-
-
-class ScaledGradient(FromFirstBatch):
-    """s = offset + 30 θ for what adapts its steps, and s = offset + θ for steepest descent.
-
-    The gradient that θ gets is that of the loss divided by 30².
-    """
-
-    step_scale = 30.0
-
-    def current(self) -> Tensor:
-        value = super().current()
-        differentiated = self.log_variance / self.step_scale
-        return ops.stop_gradient(value - differentiated) + differentiated
-
-
-class ClosedForm(FromFirstBatch):
-    """The closed form of a running mean of the loss, and nothing trained.
-
-    The mean is over about the last tenth of the steps so far, and over 100 at most.
-    """
-
-    step_scale = 0.0
-
-    def next_offset(self, losses: Tensor) -> Tensor:
-        rate = ops.maximum(10.0 / (10.0 + self.seen), 0.01)
-        return ops.logaddexp(ops.log1p(-rate) + self.offset, ops.log(rate) + ops.log(losses))
-
-
-class Recentred(ClosedForm):
-    """s = offset + 0.3 θ, the offset the closed form of the running mean."""
-
-    step_scale = 0.3
-
-
-class RecentredOnce(ClosedForm):
-    """s = offset + θ, the offset the closed form of the running mean."""
-
-    step_scale = 1.0
-
-
-# The last two are the public layer as it is.
 METHODS: dict[str, Callable[..., UncertaintyWeighting]] = {
-    "plain (paper), s from 0": Plain,
-    "first batch": FromFirstBatch,
-    "first batch, 10 θ": TenTimes,
-    "first batch, 100 θ": HundredTimes,
-    "first batch, 30 θ, gradient / 30²": ScaledGradient,
-    "running closed form + θ": RecentredOnce,
-    "running closed form + 0.3 θ": Recentred,
-    "running closed form": ClosedForm,
+    "plain (paper), s from 0": functools.partial(Candidate, batches=0, step_scale=1),
+    "first batch + 10 θ": functools.partial(Candidate, batches=math.inf, step_scale=10),
+    **{
+        f"mean of {batches} batches{name}": functools.partial(
+            Candidate, batches=batches, step_scale=step_scale
+        )
+        for batches in (10, 20)
+        for step_scale, name in ((0, ""), (1, " + θ"), (10, " + 10 θ"))
+    },
     'update="closed_form"': functools.partial(UncertaintyWeighting, update="closed_form"),
     "default of this package": UncertaintyWeighting,
 }

@@ -28,14 +28,9 @@ BOUND = 60.0
 class Group:
     """Tasks of one likelihood and shape, and the place of their log-variances in the vector of all.
 
-    Many small operations cost more than a few larger ones, so these tasks have one tensor with an
-    axis of tasks.
-
-    Args:
-        tasks: Names of the tasks.
-        likelihoods: Their likelihoods, which differ in `initial_sigma` alone.
-        channels: The number of log-variances that each task has.
-        start: The place of the first one.
+    Many small operations cost more than a few larger ones, so these tasks share tensors, with an
+    axis of tasks. Their likelihoods differ in `initial_sigma` alone. Each has `channels`
+    log-variances, from `start` on.
     """
 
     tasks: tuple[str, ...]
@@ -54,12 +49,12 @@ class Group:
         return len(self.tasks) * self.channels
 
     def of(self, vector: Tensor) -> Tensor:
-        """This group's part of a vector of all entries, of shape `(tasks, channels)`."""
+        """This group's part of a vector of all log-variances, of shape `(tasks, channels)`."""
         part = vector[self.start : self.start + self.size]
         return ops.reshape(part, (len(self.tasks), self.channels))
 
-    def entries(self) -> list[tuple[str, slice]]:
-        """Each task's name, and the place of its log-variances in the vector of all."""
+    def places(self) -> list[tuple[str, slice]]:
+        """Each task, and the place of its log-variances in the vector of all."""
         starts = range(self.start, self.start + self.size, self.channels)
         return [
             (task, slice(start, start + self.channels))
@@ -68,13 +63,10 @@ class Group:
 
     def initial_log_variances(self) -> np.ndarray:
         """The log-variances to start from, NaN for the optimum of the first batch."""
-        starts = []
-        for likelihood in self.likelihoods:
-            sigma = likelihood.initial_sigma
-            if sigma is None:
-                sigma = math.nan if likelihood.has_closed_form else 1.0
-            starts.append(np.broadcast_to(2.0 * np.log(sigma), self.channels))
-        return np.concatenate(starts)
+        unknown = math.nan if self.likelihood.has_closed_form else 1.0
+        sigmas = (each.initial_sigma for each in self.likelihoods)
+        starts = (2.0 * np.log(unknown if sigma is None else sigma) for sigma in sigmas)
+        return np.concatenate([np.broadcast_to(start, self.channels) for start in starts])
 
 
 def group_tasks(
@@ -103,7 +95,7 @@ def group_tasks(
 def _kind(likelihood: Likelihood, prediction_shape: Shape) -> Hashable:
     """A key that tasks of one group share, `None` for a task that is computed alone."""
     sizes = prediction_shape[1:]
-    if not is_elementwise(likelihood) or None in sizes or math.prod(sizes) > LARGEST:  # type: ignore[arg-type]
+    if not is_elementwise(likelihood) or None in sizes or np.prod(sizes) > LARGEST:
         return None
     return type(likelihood), repr(likelihood.get_config() | {"initial_sigma": None}), sizes
 

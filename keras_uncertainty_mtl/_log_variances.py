@@ -13,16 +13,21 @@ from keras_uncertainty_mtl._groups import BOUND, Group
 
 Tensor = Any
 
-# A batch counts as one of about the last 10: the running mean keeps 9 tenths of its past.
-KEPT = 0.9
+# The running mean is over about this many batches at first, and later over this share of all
+# batches, up to the last number. A longer mean makes s steadier, and slower to follow.
+FEWEST, SHARE, MOST = 10.0, 0.1, 50.0
+
+# A batch counts as at most this many times the running mean, so that none, a corrupt label in it
+# say, can switch its task off.
+LARGEST_RATIO = 10.0
 
 # Adam and its like move a weight by about one learning rate a step, whatever its gradient. That is
-# too slow for a logarithm, so θ counts this many times in s.
-STEP_SCALE = 10.0
+# slow for a logarithm, so θ counts this many times in s.
+STEP_SCALE = 3.0
 
-# The gradient of θ, as a share of that of s. Plain gradient descent thus moves s by half a learning
-# rate times its gradient; with momentum, larger steps would follow single batches.
-GRADIENT_SCALE = 0.5 / STEP_SCALE
+# The gradient of θ, as a share of that of s. Plain gradient descent thus moves s by a tenth of a
+# learning rate times its gradient; with momentum, larger steps would follow single batches.
+GRADIENT_SCALE = 0.1 / STEP_SCALE
 
 
 class LogVariances(keras.layers.Layer):
@@ -38,23 +43,17 @@ class LogVariances(keras.layers.Layer):
         groups: The tasks, in the groups that are computed as one.
         trained: Whether θ is trained where there is a closed form; else it is 0 there.
         dtype: `"float32"` or `"float64"`.
-
-    Call arguments:
-        mean_losses: Vector of the mean losses, `None` to follow none.
-        training: Whether to follow the losses.
-
-    Returns:
-        Vector of `s`, one for each task or channel, in the order of the groups.
     """
 
     def __init__(self, groups: Sequence[Group], trained: bool, dtype: str) -> None:
         super().__init__(name="log_variances", dtype=dtype, autocast=False)
         self._groups = groups
-        self._closed_form = self.each_entry(lambda likelihood: likelihood.has_closed_form)
-        self._power = self.each_entry(lambda likelihood: likelihood.power)
-        self._offset = self.each_entry(lambda likelihood: likelihood.optimum(1.0))
-        self._largest = (1.0 - KEPT) * float(np.finfo(dtype).max)
-        self._is_trained = np.maximum(1.0 - self._closed_form, float(trained))
+        self._closed_form = self._each(lambda likelihood: likelihood.has_closed_form)
+        self._power = self._each(lambda likelihood: likelihood.power)
+        self._offset = self._each(lambda likelihood: likelihood.optimum(1.0))
+        self._is_trained = np.maximum(1.0 - self._closed_form, float(trained)).astype(dtype)
+        # The sum over the last batches must not overflow, from which it would not come back.
+        self._largest_loss = float(np.finfo(dtype).max) / MOST
 
     def build(self, mean_losses_shape: Any = None) -> None:
         """Creates θ, and the sum and the count of the running mean."""
@@ -80,24 +79,14 @@ class LogVariances(keras.layers.Layer):
         )
 
     def call(self, mean_losses: Tensor = None, training: bool = False) -> Tensor:
-        """The log-variances, after they have followed a batch in training."""
+        """The log-variances, in training after they have followed a vector of mean losses."""
         sums, counts = ops.unstack(ops.convert_to_tensor(self.running))
         if mean_losses is not None and training and self.trainable:
-            losses = ops.stop_gradient(mean_losses)
-            # A sum over the last batches must not overflow, from which it would not come back.
-            tells = ops.logical_and(losses > 0, losses < self._largest)
-            sums = ops.where(tells, KEPT * sums + losses, sums)
-            counts = ops.where(tells, KEPT * counts + 1.0, counts)
+            sums, counts = self._follow(ops.stop_gradient(mean_losses), sums, counts)
             self.running.assign(ops.stack([sums, counts]))
-        closed_form, power, offset, is_trained, unseen = (
-            ops.convert_to_tensor(constant)
-            for constant in (
-                self._closed_form,
-                self._power,
-                self._offset,
-                self._is_trained,
-                self._loss_at(0.0),
-            )
+        closed_form, power, offset, is_trained, unseen = map(
+            ops.convert_to_tensor,
+            (self._closed_form, self._power, self._offset, self._is_trained, self._loss_at(0.0)),
         )
         means = ops.where(counts > 0, ops.divide_no_nan(sums, counts), unseen)
         optima = ops.log(means) / power + offset
@@ -106,42 +95,50 @@ class LogVariances(keras.layers.Layer):
         steps = steps + ops.stop_gradient(STEP_SCALE * theta - steps)
         return ops.clip(closed_form * optima + steps, -BOUND, BOUND)
 
-    def assign(self, log_variances: Any) -> None:
-        """Sets the log-variances, as if all recent batches had told them; NaN leaves one alone."""
-        values = np.asarray(log_variances, "float64")
-        state = self._state_at(values, np.full(values.shape, 1.0 / (1.0 - KEPT)))
+    def _follow(self, losses: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum and the count of the running mean after a batch."""
+        tells = ops.logical_and(losses > 0, losses < self._largest_loss)
+        limits = LARGEST_RATIO * ops.divide_no_nan(sums, counts)
+        losses = ops.where(counts > 0, ops.minimum(losses, limits), losses)
+        longer = ops.minimum(counts + ops.where(counts < FEWEST, 1.0, SHARE), MOST)
+        kept = ops.divide_no_nan(longer - 1.0, counts)
+        return ops.where(tells, kept * sums + losses, sums), ops.where(tells, longer, counts)
+
+    def assign(self, log_variances: np.ndarray) -> None:
+        """Sets the log-variances, as if recent batches had told them; NaN leaves one as it is."""
+        state = self._state_at(log_variances, np.full(log_variances.shape, FEWEST))
         for variable, new in zip((self.theta, self.running), state, strict=True):
             old = ops.convert_to_numpy(variable)
-            variable.assign(np.where(np.isnan(values), old, new).astype(self.variable_dtype))
-
-    def each_entry(self, value: Any) -> np.ndarray:
-        """The value of a function of the likelihood, for each log-variance."""
-        values = [np.full(group.size, value(group.likelihood)) for group in self._groups]
-        return np.concatenate(values).astype(self.variable_dtype)
+            variable.assign(np.where(np.isnan(log_variances), old, new).astype(old.dtype))
 
     def save_own_variables(self, store: Any) -> None:
         """Saves θ and the running mean under the name of each task."""
         values = np.concatenate([self.theta.numpy()[None], self.running.numpy()])
-        for task, entries in self._entries():
-            store[task] = values[:, entries]
+        for task, place in self._places().items():
+            store[task] = values[:, place]
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads those tasks that are there, and then refuses a store of other tasks."""
-        theta, running = self.theta.numpy(), self.running.numpy()
-        names = dict(self._entries())
-        known = [task for task in names if task in store]
+        """Loads the tasks that are there, and then refuses a store of other tasks."""
+        values = np.concatenate([self.theta.numpy()[None], self.running.numpy()])
+        places = self._places()
+        known = [task for task in places if task in store]
         for task in known:
-            theta[names[task]], running[:, names[task]] = store[task][0], store[task][1:]
-        self.theta.assign(theta)
-        self.running.assign(running)
-        if set(store.keys()) != set(names):
+            values[:, places[task]] = store[task]
+        self.theta.assign(values[0])
+        self.running.assign(values[1:])
+        if set(store.keys()) != set(places):
             raise ValueError(
-                f"Expected the log-variances of the tasks {list(names)}. Received: those of "
+                f"Expected the log-variances of the tasks {list(places)}. Received: those of "
                 f"{list(store.keys())}. With skip_mismatch=True, those of {known} are loaded."
             )
 
-    def _entries(self) -> list[tuple[str, slice]]:
-        return [entries for group in self._groups for entries in group.entries()]
+    def _places(self) -> dict[str, slice]:
+        return {task: place for group in self._groups for task, place in group.places()}
+
+    def _each(self, value: Any) -> np.ndarray:
+        """The value of a function of the likelihood, for each log-variance."""
+        values = [np.full(group.size, value(group.likelihood)) for group in self._groups]
+        return np.concatenate(values).astype(self.variable_dtype)
 
     def _state_at(self, log_variances: np.ndarray, counts: np.ndarray) -> tuple[Any, Any]:
         """θ, and the running mean after so many batches, that make these log-variances."""
@@ -151,10 +148,9 @@ class LogVariances(keras.layers.Layer):
 
     def _loss_at(self, log_variances: Any) -> Any:
         """The mean losses whose optimum these log-variances are."""
-        representable = np.finfo(self.variable_dtype)
         losses = np.exp(self._power * (log_variances - self._offset))
-        losses = np.clip(losses, representable.tiny, (1.0 - KEPT) * representable.max)
-        return losses.astype(self.variable_dtype)
+        smallest = np.finfo(self.variable_dtype).tiny
+        return np.clip(losses, smallest, self._largest_loss).astype(self.variable_dtype)
 
 
 def _constant(values: np.ndarray) -> Any:

@@ -12,14 +12,11 @@ Tensor = Any
 
 
 class TaskStatistics(keras.metrics.Metric):
-    """The mean raw loss and the σ of each task, as `{task}_loss` and `{task}_sigma`.
+    """The mean raw loss and the last σ of each task, as `{task}_loss` and `{task}_sigma`.
 
     Keras adds every entry of a metric's dict to the progress bar, to `History` and to callbacks.
     All tasks share one tensor of running sums, because a metric object for each costs more than the
     weighting itself.
-
-    Args:
-        tasks: Names of the tasks, in the order of all vectors.
     """
 
     def __init__(self, tasks: Sequence[str]) -> None:
@@ -33,28 +30,23 @@ class TaskStatistics(keras.metrics.Metric):
         )
 
     def update_state(self, losses: Tensor, weights: Tensor, sigmas: Tensor) -> None:
-        """Adds a batch.
-
-        Args:
-            losses: Vector of the tasks' sums of raw losses, `Σ w·L`.
-            weights: Vector of the tasks' sums of weights, `Σ w`.
-            sigmas: Vector of the tasks' σ.
-        """
+        """Adds a batch: vectors of the tasks' sums `Σ w·L` and `Σ w`, and of their σ."""
         self._has_batches = True
         sums = ops.stop_gradient(ops.stack([losses, weights]))
         self._sums.assign_add(ops.cast(sums, self.dtype))
         self._sigmas.assign(ops.cast(ops.stop_gradient(sigmas), self.dtype))
 
     def result(self) -> dict[str, Tensor]:
-        """The tasks' mean raw losses, and their last σ; nothing where no batch is ever added."""
+        """The numbers by name; none where no batch is ever added."""
         if not self._has_batches:
             return {}
         losses, weights = ops.unstack(ops.convert_to_tensor(self._sums))
-        results = {"loss": ops.divide_no_nan(losses, weights), "sigma": self._sigmas}
+        values = {
+            "loss": ops.divide_no_nan(losses, weights),
+            "sigma": ops.convert_to_tensor(self._sigmas),
+        }
         return {
             f"{task}_{name}": value
-            for name, values in results.items()
-            for task, value in zip(
-                self._tasks, ops.unstack(ops.convert_to_tensor(values)), strict=True
-            )
+            for name, vector in values.items()
+            for task, value in zip(self._tasks, ops.unstack(vector), strict=True)
         }

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._reductions import total_weight, weighted_sum
-from keras_uncertainty_mtl._shapes import check_tensor, match_leading_axes
+from keras_uncertainty_mtl._shapes import Shape, check_tensor, match_leading_axes
 from keras_uncertainty_mtl._structures import naming_task
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
 
@@ -24,23 +24,17 @@ Tensor = Any
 class Observations:
     """Targets and predictions of the tasks of one likelihood, and the weight of each element.
 
-    All tensors have the shape `(tasks, batch, …)`, all sums `(tasks, channels)`.
-
-    Args:
-        likelihood: The likelihood of the tasks.
-        targets: Tensor of targets, with a harmless value where there is no label.
-        predictions: Tensor of predictions, in the dtype that losses are computed in.
-        losses: Tensor of the raw loss of each element.
-        weights: Tensor of the weight of each loss, 0 where it does not count, or `None`.
-        channels: The number of log-variances of each task.
+    All tensors have the shape `(tasks, batch, …)`, all sums `(tasks, channels)`. Targets have a
+    harmless value where there is no label. `losses` are the raw losses of the elements, `weights`
+    their weights, 0 where an element does not count, or `None` where all count alike.
     """
 
     likelihood: Likelihood
+    channels: int
     targets: Tensor
     predictions: Tensor
     losses: Tensor
     weights: Tensor | None
-    channels: int
 
     def weight_sum(self) -> Tensor:
         """The sums `Σ w`."""
@@ -48,7 +42,7 @@ class Observations:
 
     def loss_sum(self) -> Tensor:
         """The sums `Σ w·L` of the raw loss."""
-        return weighted_sum(self.losses, self.weights, self.channels)
+        return self._sum(self.losses)
 
     def scaled_loss_sum(self) -> Tensor:
         """The sums `Σ w·L·exp(-power · h)`, whose mean gives the closed-form optimum."""
@@ -56,18 +50,10 @@ class Observations:
         if not likelihood.heteroscedastic:
             return self.loss_sum()
         noise = likelihood.element_log_variance(self.predictions)
-        scaled = ops.exp(-likelihood.power * noise) * self.losses
-        return weighted_sum(scaled, self.weights, self.channels)
+        return self._sum(ops.exp(-likelihood.power * noise) * self.losses)
 
     def tempered_negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
-        """The sums `Σ w·nll` where the predictions are already at their temperature.
-
-        Args:
-            log_variance: Tensor of `s`, of shape `(tasks, channels)`.
-
-        Returns:
-            Tensor of shape `(tasks, channels)`.
-        """
+        """The sums `Σ w·nll` at an `s` a channel, of predictions at their temperature already."""
         likelihood = self.likelihood
         if likelihood.is_tempered:
             return self.loss_sum()
@@ -76,61 +62,43 @@ class Observations:
         weighted = likelihood.weight(log_variance) * self.scaled_loss_sum()
         sums = weighted + 0.5 * log_variance * self.weight_sum()
         if likelihood.heteroscedastic:
-            noise = likelihood.element_log_variance(self.predictions)
-            sums = sums + 0.5 * weighted_sum(noise, self.weights, self.channels)
+            sums = sums + 0.5 * self._sum(likelihood.element_log_variance(self.predictions))
         return sums
 
     def negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
-        """The sums `Σ w·nll` of the likelihood's own form, element by element.
-
-        Args:
-            log_variance: Tensor of `s`, of shape `(tasks, channels)`.
-
-        Returns:
-            Tensor of shape `(tasks, channels)`.
-        """
-        channels = (self.channels,) if self.channels > 1 else ()
-        if is_elementwise(self.likelihood):
-            between = (1,) * (len(self.predictions.shape) - 2)
-            channels = (*between, self.channels)
-        log_variance = ops.reshape(log_variance, (log_variance.shape[0], *channels))
+        """The sums `Σ w·nll` at an `s` a channel, element by element, in the likelihood's form."""
+        likelihood = self.likelihood
+        shape: Shape = (self.channels,) if self.channels > 1 else ()
+        if is_elementwise(likelihood):
+            shape = (*[1] * (len(self.predictions.shape) - 2), self.channels)
+        log_variance = ops.reshape(log_variance, (log_variance.shape[0], *shape))
         values = _of_elements(
-            self.likelihood,
-            self.likelihood.negative_log_likelihood,
+            likelihood,
+            likelihood.negative_log_likelihood,
             self.targets,
             self.predictions,
             log_variance,
         )
+        return self._sum(values)
+
+    def _sum(self, values: Tensor) -> Tensor:
         return weighted_sum(values, self.weights, self.channels)
 
 
 def observe(
-    likelihood: Likelihood,
-    tensors: Mapping[str, tuple[Tensor, ...]],
-    channels: int,
-    dtype: str,
+    likelihood: Likelihood, channels: int, tensors: Mapping[str, tuple[Any, ...]], dtype: str
 ) -> Observations:
     """The observations of a batch of tasks of one likelihood.
 
-    Args:
-        likelihood: The likelihood of the tasks.
-        tensors: Dict from task to its predictions, its targets, its weights for each sample or each
-            element, and its Keras mask; the last two may be `None`.
-        channels: The number of log-variances of each task.
-        dtype: Name of the dtype that losses are computed in.
-
-    Returns:
-        An `Observations`.
-
-    Raises:
-        ValueError: If shapes do not fit each other, or a tensor holds no real numbers.
+    `tensors` has the predictions, the targets, the weights for each sample or each element, and the
+    Keras mask of each task; the last two may be `None`. Losses are computed in `dtype`.
     """
     all_targets, all_weights = [], []
     for task, (prediction, target, weight, mask) in tensors.items():
         with naming_task(task):
             target = _in_dtype(likelihood.align(target, prediction), dtype)
             all_targets.append(target)
-            all_weights.append(_weight(weight, mask, target, dtype))
+            all_weights.append(_target_weight(weight, mask, target, dtype))
     predictions = ops.stack([ops.cast(each[0], dtype) for each in tensors.values()])
     weights = _stack_weights(all_weights, all_targets, dtype)
     targets = ops.stack(all_targets)
@@ -143,7 +111,7 @@ def observe(
     losses = _of_elements(likelihood, likelihood.loss, targets, predictions)
     with naming_task(next(iter(tensors))):
         weights = element_weights(losses, observed, weights)
-    return Observations(likelihood, targets, predictions, losses, weights, channels)
+    return Observations(likelihood, channels, targets, predictions, losses, weights)
 
 
 def is_elementwise(likelihood: Likelihood) -> bool:
@@ -191,23 +159,18 @@ def _in_dtype(targets: Tensor, dtype: str) -> Tensor:
     return ops.cast(targets, dtype) if keras.backend.is_float_dtype(kind) else targets
 
 
-def _weight(
-    sample_weight: Tensor | None, mask: Tensor | None, targets: Tensor, dtype: str
-) -> Tensor | None:
+def _target_weight(weight: Any, mask: Any, targets: Tensor, dtype: str) -> Tensor | None:
     """The weight of each target, which broadcasts over them; a mask is a weight of 0 or 1."""
-    weight = None
-    if sample_weight is not None:
-        check_tensor(sample_weight, "`sample_weight`")
-        weight = _matched(ops.cast(sample_weight, dtype), tuple(targets.shape), "`sample_weight`")
+    if weight is not None:
+        check_tensor(weight, "`sample_weight`")
+        weight = _matched(ops.cast(weight, dtype), tuple(targets.shape), "`sample_weight`")
     if mask is not None:
         mask = ops.cast(_matched(mask, tuple(targets.shape), "the Keras mask"), "bool")
         weight = ops.cast(mask, dtype) if weight is None else ops.where(mask, weight, 0.0)
     return weight
 
 
-def _stack_weights(
-    weights: list[Tensor | None], targets: list[Tensor], dtype: str
-) -> Tensor | None:
+def _stack_weights(weights: list[Any], targets: list[Tensor], dtype: str) -> Tensor | None:
     if all(weight is None for weight in weights):
         return None
     if len(weights) > 1:
@@ -241,21 +204,11 @@ def _is_label(targets: Tensor, missing: float) -> Tensor:
     return ops.not_equal(targets, value)
 
 
-def element_weights(losses: Tensor, observed: Tensor | None, weights: Tensor | None) -> Tensor:
+def element_weights(losses: Tensor, observed: Any, weights: Any) -> Tensor | None:
     """The weight of each loss, `None` if all count alike.
 
-    A loss over several targets counts if all of them are observed.
-
-    Args:
-        losses: Tensor of losses, of shape `(tasks, batch, …)`.
-        observed: Tensor of truth values, one for each target, or `None`.
-        weights: Tensor of weights that broadcast over the targets, or `None`.
-
-    Returns:
-        Tensor of the shape of the losses, or `None`.
-
-    Raises:
-        ValueError: If weights are finer than the losses.
+    A loss over several targets counts if all of them are `observed`. `weights` broadcast over the
+    targets, and may not be finer than the losses.
     """
     # A Keras loss may mask elements that it has no value for, as `Circle` does.
     (mask,) = keras_masks([losses])
@@ -279,8 +232,8 @@ def element_weights(losses: Tensor, observed: Tensor | None, weights: Tensor | N
     return ops.broadcast_to(product, ops.shape(losses))
 
 
-def _matched(weight: Tensor, shape: Any, name: str, tasks: int = 0) -> Tensor:
-    """A weight that broadcasts over a shape, whose first axes may be of tasks."""
+def _matched(weight: Tensor, shape: Shape, name: str, tasks: int = 0) -> Tensor:
+    """A weight that broadcasts over a shape, the first axes of which may be of tasks."""
     matched = match_leading_axes(weight, shape)
     if matched is None:
         raise ValueError(

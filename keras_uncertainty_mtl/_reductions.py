@@ -11,15 +11,9 @@ Tensor = Any
 
 
 def weighted_sum(values: Tensor, weights: Tensor | None, channels: int) -> Tensor:
-    """The sums `Σ w·v`.
+    """The sums `Σ w·v` of values `(tasks, …, channels)`, of shape `(tasks, channels)`.
 
-    Args:
-        values: Tensor of shape `(tasks, …)`, its last axis of channels where there are several.
-        weights: Tensor of the same shape, or `None` for weights of 1.
-        channels: The number of channels to keep apart, or 1 to sum over all.
-
-    Returns:
-        Tensor of shape `(tasks, channels)`.
+    With `channels=1` the last axis is summed over like any other.
     """
     if weights is not None:
         # NaN times 0 is NaN, and must be: a hidden NaN would still have NaN gradients.
@@ -37,6 +31,30 @@ def total_weight(values: Tensor, weights: Tensor | None, channels: int) -> Tenso
     return ops.broadcast_to(count, kept)
 
 
+def global_mean(sums: Tensor, totals: Tensor) -> Tensor:
+    """The mean over the elements of the whole global batch; 0 where there are none.
+
+    `sums` are this replica's `Σ w·v`, `totals` the `Σ w` over all replicas. Keras averages the
+    gradients of the replicas. So each replica's mean has the value of the global one, and the
+    gradient of its own share of it times the number of replicas.
+    """
+    replicas = num_replicas()
+    if replicas == 1:
+        return ops.divide_no_nan(sums, totals)
+    share = ops.divide_no_nan(replicas * sums, totals)
+    value = ops.divide_no_nan(sum_over_replicas(ops.stop_gradient(sums)), totals)
+    return share + ops.stop_gradient(value - share)
+
+
+def sum_over_replicas(values: Tensor) -> Tensor:
+    """The sum of the values that the replicas hold, on each of them."""
+    if num_replicas() == 1:
+        return values
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
 def num_replicas() -> int:
     """The number of replicas of a `tf.distribute` strategy that share a batch; elsewhere 1."""
     if keras.backend.backend() != "tensorflow":
@@ -47,14 +65,7 @@ def num_replicas() -> int:
 
 
 def check_strategy(strategy: Any) -> None:
-    """Refuses a `tf.distribute` strategy that Keras 3 trains no model with (keras issue 20585).
-
-    Args:
-        strategy: A `tf.distribute` strategy.
-
-    Raises:
-        ValueError: If `fit` would fail under the strategy.
-    """
+    """Refuses a `tf.distribute` strategy that Keras 3 trains no model with (keras issue 20585)."""
     import tensorflow as tf
 
     # A single worker is no cluster, and trains.
@@ -70,33 +81,3 @@ def check_strategy(strategy: Any) -> None:
             "keras.distribution.initialize() and keras.distribution.DataParallel on the JAX "
             "backend."
         )
-
-
-def sum_over_replicas(values: Tensor) -> Tensor:
-    """The sum of the values that the replicas hold, on each of them."""
-    if num_replicas() == 1:
-        return values
-    import tensorflow as tf
-
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
-
-
-def global_mean(sums: Tensor, totals: Tensor) -> Tensor:
-    """The mean over the elements of the whole global batch; 0 where there are none.
-
-    Keras averages the gradients of the replicas. So each replica's mean has the value of the global
-    one, and the gradient of its own share of it times the number of replicas.
-
-    Args:
-        sums: This replica's sums `Σ w·v`.
-        totals: The sums `Σ w` over all replicas.
-
-    Returns:
-        Tensor of means.
-    """
-    replicas = num_replicas()
-    if replicas == 1:
-        return ops.divide_no_nan(sums, totals)
-    share = ops.divide_no_nan(replicas * sums, totals)
-    value = ops.divide_no_nan(sum_over_replicas(ops.stop_gradient(sums)), totals)
-    return share + ops.stop_gradient(value - share)

@@ -1,4 +1,4 @@
-"""Tensors at the boundary: what fits what, so that nothing is ever broadcast by accident."""
+"""Shapes and dtypes of tensors at the boundary: nothing is ever broadcast by accident."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ Shape = tuple[int | None, ...]
 
 
 def check_tensor(tensor: Tensor, name: str) -> None:
-    """Refuses a tensor that holds no real numbers, or whose number of axes is not known.
-
-    Args:
-        tensor: Tensor, symbolic or not.
-        name: What it is, for error messages.
-
-    Raises:
-        ValueError: If it is such a tensor.
-    """
+    """Refuses a tensor that holds no real numbers, or whose number of axes is not known."""
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if not dtype.startswith(("float", "bfloat", "int", "uint", "bool")):
         raise ValueError(
@@ -35,20 +27,10 @@ def check_tensor(tensor: Tensor, name: str) -> None:
         )
 
 
-def has_static_elements(tensor: Tensor) -> bool:
-    """Whether all sizes of a tensor are known beforehand, but for that of the batch."""
-    return getattr(tensor.shape, "rank", 0) is not None and None not in tensor.shape[1:]
-
-
 def match_shape(tensor: Tensor, expected: Shape) -> Tensor | None:
-    """The tensor in the expected shape, with an axis of size 1 added or taken at its end.
+    """The tensor in the expected shape, or `None` if it does not fit.
 
-    Args:
-        tensor: Tensor of any shape.
-        expected: The shape to match, `None` where a size is not known.
-
-    Returns:
-        The tensor, reshaped if need be, or `None` if it does not fit.
+    An axis of size 1 is added or removed at its end. `None` is a size that is not known.
     """
     shape = tuple(tensor.shape)
     if shape == expected:
@@ -57,38 +39,25 @@ def match_shape(tensor: Tensor, expected: Shape) -> Tensor | None:
         tensor = ops.squeeze(tensor, axis=-1)
     elif len(shape) == len(expected) - 1 and expected[-1] == 1:
         tensor = ops.expand_dims(tensor, axis=-1)
-    return tensor if fits(tuple(tensor.shape), expected) else None
+    shape = tuple(tensor.shape)
+    return tensor if len(shape) == len(expected) and all(map(_same_size, shape, expected)) else None
 
 
 def match_leading_axes(tensor: Tensor, expected: Shape) -> Tensor | None:
     """The tensor with axes of size 1 at its end, so that it broadcasts over the expected shape.
 
-    A weight for each sample thus weighs all elements of the sample.
-
-    Args:
-        tensor: Tensor whose axes are the leading ones of `expected`, or of size 1.
-        expected: The shape to broadcast over, `None` where a size is not known.
-
-    Returns:
-        The tensor, of as many axes as `expected`, or `None` if it does not fit.
+    A weight for each sample thus weighs all elements of the sample. `None` if it does not fit.
     """
     while len(tensor.shape) > len(expected) and tensor.shape[-1] == 1:
         tensor = ops.squeeze(tensor, axis=-1)
     while len(tensor.shape) < len(expected):
         tensor = ops.expand_dims(tensor, axis=-1)
     shape = tuple(tensor.shape)
-    if len(shape) != len(expected):
-        return None
-    matches = (
+    fits = len(shape) == len(expected) and all(
         (size == 1 and axis > 0) or _same_size(size, expected[axis])
         for axis, size in enumerate(shape)
     )
-    return tensor if all(matches) else None
-
-
-def fits(shape: Shape, expected: Shape) -> bool:
-    """Whether two shapes may be the same, `None` where a size is not known."""
-    return len(shape) == len(expected) and all(map(_same_size, shape, expected))
+    return tensor if fits else None
 
 
 def _same_size(size: int | None, expected: int | None) -> bool:

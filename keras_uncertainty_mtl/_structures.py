@@ -10,20 +10,10 @@ from typing import Any
 def by_task(
     tasks: Sequence[str], structure: Any, argument: str, optional: bool = False
 ) -> dict[str, Any]:
-    """The entries of a structure, keyed by task.
+    """The entries of a structure, keyed by task, in task order.
 
-    Args:
-        tasks: Names of the tasks, in order.
-        structure: A dict keyed by task, a list or tuple in task order, or, where there is one task,
-            the entry itself.
-        argument: What the structure is, for error messages.
-        optional: Whether an entry may be `None`.
-
-    Returns:
-        Dict from each task to its entry, in task order.
-
-    Raises:
-        ValueError: If a task has no entry, or an entry no task.
+    The structure is a dict keyed by task, a list or tuple in task order, or, where there is one
+    task, the entry itself. Only optional entries may be `None`.
     """
     entries = _entries(tasks, structure, argument)
     for task, entry in entries.items():
@@ -44,9 +34,9 @@ def in_structure_of(structure: Any, entries: dict[str, Any]) -> Any:
 
 def _entries(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, Any]:
     if isinstance(structure, dict):
-        if structure.keys() != set(tasks):
-            missing = [task for task in tasks if task not in structure]
-            unknown = [key for key in structure if key not in tasks]
+        missing = [task for task in tasks if task not in structure]
+        unknown = [key for key in structure if key not in tasks]
+        if missing or unknown:
             raise ValueError(
                 f"`{argument}` must have one entry for each of the tasks {list(tasks)}. "
                 f"Received: the keys {list(structure)}"

@@ -22,8 +22,7 @@ Tensor = Any
 # Without a closed form, σ is searched between 2e-9 and 5e8. Each pass over the data looks at a grid
 # of log-variances and leaves a sixteenth of it for the next. The last grid is ±0.16 wide, over
 # which a likelihood is a polynomial to all digits of its sum.
-GRID_SIZE = 33
-GRID_ENDS = (-40.0, 40.0)
+GRID_SIZE, GRID_END = 33, 40.0
 PASSES = 3
 POLYNOMIAL_DEGREE = 6
 
@@ -36,19 +35,8 @@ def optimal_log_variances(
 ) -> dict[str, Any]:
     """The log-variances under which the data are most likely, with the network as it is.
 
-    Args:
-        model: A `MultiTaskModel`.
-        x: As in `keras.Model.evaluate`.
-        y: As in `keras.Model.evaluate`.
-        **evaluate_arguments: As in `keras.Model.evaluate`.
-
-    Returns:
-        Dict from task to a NumPy vector of its log-variances; NaN where no element is observed,
-        and, with a warning, where no σ is the most likely one.
-
-    Raises:
-        ValueError: If the loss of a task is not finite, or data that have to be read several times
-            can be read only once.
+    Each task has a NumPy vector of them; NaN where no element is observed, and, with a warning,
+    where no σ is the most likely one. The data are those of `keras.Model.evaluate`.
     """
     tasks = model.weighting.tasks
     searched = [task for task, likelihood in tasks.items() if not likelihood.has_closed_form]
@@ -114,17 +102,14 @@ class _Evaluation(keras.Model):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Tensor]:
-        for group, batch in self._weighting.observations(y_pred, y, sample_weight):
-            self.sums[group.tasks[0]].update_state(batch)
+        batches = self._weighting.observe(y_pred, y, sample_weight)
+        for sums, batch in zip(self.sums.values(), batches, strict=True):
+            sums.update_state(batch)
         return self.get_metrics_result()
 
 
 class _GroupSums(keras.metrics.Metric):
-    """Sums over all batches: of a group's losses, or of its likelihoods under a grid of `s`.
-
-    Args:
-        group: The group of tasks.
-    """
+    """Sums over all batches: of a group's losses, or of its likelihoods under a grid of `s`."""
 
     def __init__(self, group: Group) -> None:
         super().__init__(name="sums")
@@ -135,7 +120,8 @@ class _GroupSums(keras.metrics.Metric):
             self._grid = self.add_variable(
                 (GRID_SIZE, *shape), "zeros", "float32", "only_first_replica", name="grid"
             )
-            self._grid.assign(np.linspace(*(np.full(shape, end) for end in GRID_ENDS), GRID_SIZE))
+            ends = np.full(shape, GRID_END)
+            self._grid.assign(np.linspace(-ends, ends, GRID_SIZE))
         # Over many batches single precision loses digits, and JAX has no other unless told to.
         sums_shape = shape if self._grid is None else self._grid.shape
         self._sums, self._sums_excess, self._total, self._total_excess = (

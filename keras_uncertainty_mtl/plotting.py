@@ -1,4 +1,4 @@
-"""Pictures: how the tasks' losses and σ went, and whether their distributions came true."""
+"""Plots of training histories, reliability and interval coverage."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ def plot_history(
     drawn on a logarithmic scale, unless a loss is not positive.
 
     Args:
-        history: What `fit` returned, or its `history` dict: a list of values, one an epoch, for
-            `{task}_loss` and `{task}_sigma`, and for `val_{task}_loss` where there was validation.
-        tasks: Names of the tasks to draw, in this order. `None`: all that `history` knows of.
+        history: The `History` that `fit` returns, or its `history` dict.
+        tasks: Names of the tasks to draw, in this order. `None`: all of them.
 
     Returns:
-        A `matplotlib.figure.Figure`, to be shown in a notebook or saved with `savefig`.
+        A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there is no task to draw, or a task that `history` does not know.
+        ValueError: If there is no task to draw, or an unknown one.
 
     Example:
 
@@ -48,7 +47,7 @@ def plot_history(
     plot_history(history).savefig("history.png")
     ```
     """
-    from matplotlib.figure import Figure  # drawing is optional, and so is matplotlib
+    from matplotlib.figure import Figure  # Matplotlib is optional.
 
     curves: Curves = history.history if isinstance(history, keras.callbacks.History) else history
     tasks = _reported_tasks(curves) if tasks is None else list(tasks)
@@ -65,24 +64,23 @@ def plot_history(
 
 
 def plot_reliability(labels: Any, probabilities: Any, bins: int = 10) -> Figure:
-    """Draws how often predictions come true against how sure they are: a reliability diagram.
+    """Draws a reliability diagram: the frequency of events against their predicted probability.
 
-    Below the diagonal a network is too sure of itself, above it not sure enough. The area of a dot
-    goes by the share of predictions that it stands for, and the legend has the expected calibration
-    error (ECE), the mean distance from the diagonal.
+    Below the diagonal a network is over-confident. The area of a dot is the share of predictions in
+    its bin. The legend has the expected calibration error (ECE), the mean distance from the
+    diagonal.
 
     Args:
-        labels: Array of class ids, whose predictions are the most likely classes; or, in the shape
-            of the probabilities, of 0 and 1.
-        probabilities: Array of probabilities, for class ids of shape `(*labels.shape, classes)`;
-            or a dict from a name to such an array, to compare them.
-        bins: Number of bins of equal width that probabilities are put in.
+        labels: As in `reliability.reliability`.
+        probabilities: As in `reliability.reliability`; or a dict from a name to such an array, to
+            compare them.
+        bins: Number of bins of equal width.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not fit.
 
     Example:
 
@@ -94,7 +92,7 @@ def plot_reliability(labels: Any, probabilities: Any, bins: int = 10) -> Figure:
     References:
         - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 2
     """
-    figure, axes = _diagram("predicted probability", "how often it came true")
+    figure, axes = _diagram("predicted probability", "observed frequency")
     for label, values in _labelled(probabilities).items():
         found = reliability(labels, values, bins)
         label += f"ECE {100 * found.expected_calibration_error:.1f}%"
@@ -108,22 +106,22 @@ def plot_reliability(labels: Any, probabilities: Any, bins: int = 10) -> Figure:
 def plot_coverage(
     targets: Any, locations: Any, scales: Any, distribution: str = "gaussian"
 ) -> Figure:
-    """Draws how many targets are in central intervals against how many should be.
+    """Draws the share of targets in central intervals against the probability of the intervals.
 
     Below the diagonal the intervals are too narrow, above it too wide.
 
     Args:
-        targets: Array of targets.
-        locations: Array of the means of a Gaussian, or the medians of a Laplace distribution.
-        scales: Array of standard deviations of a Gaussian, or the scales `b` of a Laplace
-            distribution; or a dict from a name to such an array, to compare them.
+        targets: As in `reliability.central_mass`.
+        locations: As in `reliability.central_mass`.
+        scales: As in `reliability.central_mass`; or a dict from a name to such an array, to compare
+            them.
         distribution: `"gaussian"` or `"laplace"`.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If the shapes do not fit each other, or the distribution is another one.
+        ValueError: If the shapes do not fit, or the distribution is unknown.
 
     Example:
 
@@ -155,7 +153,7 @@ def _diagram(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _labelled(values: Any) -> dict[str, Any]:
-    """What to compare, by what goes in front of its entry in the legend."""
+    """The arrays to compare, by the prefix of their entry in the legend."""
     if not isinstance(values, Mapping):
         return {"": values}
     return {f"{name}: ": value for name, value in values.items()}

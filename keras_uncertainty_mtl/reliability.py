@@ -1,4 +1,4 @@
-"""How often that comes true which is predicted, against how often it should."""
+"""Reliability: the frequency of events against their predicted probability."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 
 class Reliability(NamedTuple):
-    """Predicted probabilities in bins, and what came true of those in each.
+    """Predicted probabilities in bins of equal width, empty ones left out.
 
     Args:
-        confidence: Vector of the mean probability of each bin that is not empty.
-        frequency: Vector of how often it came true.
+        confidence: Vector of the mean probability in each bin.
+        frequency: Vector of the share of them that came true.
         share: Vector of the bin's share of all predictions.
     """
 
@@ -28,21 +28,20 @@ class Reliability(NamedTuple):
 
 
 def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
-    """Compares probabilities with what came true of them, in bins of equal width.
+    """Compares predicted probabilities with the frequency of what they predict.
 
     Args:
-        labels: Array of class ids, then the probability of the most likely class is compared with
-            how often it is the right one; or, in the shape of the probabilities but for an axis of
-            size 1 at the end, of 0 and 1, then each probability with how often there is a 1.
+        labels: Array of class ids, to compare the probability of the most likely class with the
+            share of right ones; or of 0 and 1 in the shape of the probabilities, with or without an
+            axis of size 1 at the end, to compare each probability with the share of 1.
         probabilities: Array of probabilities, for class ids of shape `(*labels.shape, classes)`.
         bins: Number of bins.
 
     Returns:
-        A `Reliability`; its `expected_calibration_error` sums it up.
+        A `Reliability`.
 
     Raises:
-        ValueError: If the shapes do not fit each other, if `probabilities` are none, or if a label
-            is no class.
+        ValueError: If the shapes do not fit, or a probability or a label is out of range.
 
     Example:
 
@@ -58,12 +57,12 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
     if probabilities.shape[:-1] == labels.shape and probabilities.shape[-1] > 1:
         _check_probabilities(probabilities, probabilities.sum(axis=-1))
         _check_labels(labels, classes=probabilities.shape[-1])
-        came_true = probabilities.argmax(axis=-1) == labels
+        is_true = probabilities.argmax(axis=-1) == labels
         probabilities = probabilities.max(axis=-1)
     elif probabilities.shape in (labels.shape, (*labels.shape, 1)):
         _check_probabilities(probabilities)
         _check_labels(labels, classes=2)
-        came_true = labels.reshape(probabilities.shape)
+        is_true = labels.reshape(probabilities.shape)
     else:
         raise ValueError(
             "`probabilities` must have the shape of `labels`, with or without an axis of classes "
@@ -75,7 +74,7 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
     filled = counts > 0
     confidence, frequency = (
         np.bincount(bin_of_each, weights=values.ravel(), minlength=bins)[filled] / counts[filled]
-        for values in (probabilities, came_true)
+        for values in (probabilities, is_true)
     )
     return Reliability(confidence, frequency, counts[filled] / counts.sum())
 
@@ -83,23 +82,22 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
 def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = "gaussian") -> Any:
     """The probability of the smallest central interval of each prediction that holds its target.
 
-    If the predicted distributions are right these are uniform between 0 and 1: the share of targets
-    in their 95% intervals is the share of these up to 0.95.
+    These are uniform between 0 and 1 if the predicted distributions are right. The share of them up
+    to 0.95 is the share of targets in their 95% intervals.
 
     Args:
         targets: Array of targets, without those that are missing.
-        locations: Array of the means of a Gaussian, or the medians of a Laplace distribution, in
-            the shape of the targets but for an axis of size 1 at the end.
-        scales: Array of standard deviations of a Gaussian, or the scales `b` of a Laplace
-            distribution, in the shape of the locations.
+        locations: Array of Gaussian means or Laplace medians, in the shape of the targets, with or
+            without an axis of size 1 at the end.
+        scales: Array of Gaussian standard deviations or Laplace scales `b`, in the same shape.
         distribution: `"gaussian"` or `"laplace"`.
 
     Returns:
         Array of probabilities, in the shape of the locations.
 
     Raises:
-        ValueError: If the shapes do not fit each other, a number is none, a scale is not positive,
-            or the distribution is another one.
+        ValueError: If the shapes do not fit, a number is not finite, a scale is not positive, or
+            the distribution is unknown.
 
     Example:
 
@@ -127,7 +125,7 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
         if not np.all(np.isfinite(values)):
             raise ValueError(
                 f"`{name}` must be finite. Received: {np.sum(~np.isfinite(values))} NaN or "
-                f"infinite of {values.size}. Leave out what has no target, as "
+                f"infinite of {values.size}. Leave out missing targets, as "
                 "`targets[~np.isnan(targets)]`."
             )
     if not np.all(scales > 0):
@@ -140,7 +138,7 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
 
 
 def _check_probabilities(probabilities: Any, sums: Any = 1.0) -> None:
-    # In half precision probabilities add up to 1 but for some thousandths.
+    # In half precision probabilities add up to 1 within some thousandths.
     if not np.all((probabilities >= 0) & (probabilities <= 1)) or np.any(np.abs(sums - 1) > 0.01):
         raise ValueError(
             "`probabilities` must be between 0 and 1, and those of several classes add up to 1. "
@@ -153,12 +151,12 @@ def _check_labels(labels: Any, classes: int) -> None:
     if not np.all(np.isin(labels, np.arange(classes))):
         raise ValueError(
             f"`labels` must be whole numbers from 0 to {classes - 1}. Received: labels from "
-            f"{labels.min()} to {labels.max()}. Leave out what has no label, as "
+            f"{labels.min()} to {labels.max()}. Leave out missing labels, as "
             "`labels[observed]` and `probabilities[observed]`."
         )
 
 
-# NumPy has none, and Keras's is in single precision on some backends.
+# NumPy has no erf, and Keras's is in single precision on some backends.
 _erf = np.vectorize(math.erf, otypes=["float64"])
 
 _MASS_WITHIN = {

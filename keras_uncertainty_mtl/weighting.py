@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl import likelihoods
-from keras_uncertainty_mtl._groups import Group, group_tasks
+from keras_uncertainty_mtl._groups import group_tasks
 from keras_uncertainty_mtl._keras_internals import clear_losses
 from keras_uncertainty_mtl._log_variances import LogVariances
 from keras_uncertainty_mtl._metrics import TaskStatistics
@@ -186,7 +186,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         Returns:
             Scalar tensor, NaN if any of the tasks' losses is not finite.
         """
-        batches = self._observe(predictions, targets, sample_weight, mask)
+        batches = self.observe(predictions, targets, sample_weight, mask)
         weights = [batch.weight_sum() for batch in batches]
         totals = sum_over_replicas(_flat(weights))
         mean_losses = global_mean(_flat([batch.scaled_loss_sum() for batch in batches]), totals)
@@ -202,12 +202,31 @@ class UncertaintyWeighting(keras.layers.Layer):
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
         return loss * ops.where(ops.isfinite(loss), 1.0, math.nan)
 
-    def observations(
-        self, predictions: Any, targets: Any, sample_weight: Any = None
-    ) -> list[tuple[Group, Observations]]:
-        """The tasks in groups that are computed as one, with the observations of a batch."""
-        batches = self._observe(predictions, targets, sample_weight, None)
-        return list(zip(self.groups, batches, strict=True))
+    def observe(
+        self, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
+    ) -> list[Observations]:
+        """The `Observations` of a batch, one for each of `groups`; see `combined_loss`."""
+        tasks = list(self.tasks)
+        if not isinstance(sample_weight, (dict, list, tuple)):
+            sample_weight = dict.fromkeys(tasks, sample_weight)
+        named = by_task(tasks, predictions, "predictions")
+        if mask is None:
+            mask = keras_masks(list(named.values()))
+        tensors = (
+            named,
+            by_task(tasks, targets, "targets"),
+            by_task(tasks, sample_weight, "sample_weight", optional=True),
+            by_task(tasks, mask, "mask", optional=True),
+        )
+        return [
+            observe(
+                group.likelihood,
+                group.channels,
+                {task: tuple(each[task] for each in tensors) for task in group.tasks},
+                self._loss_dtype,
+            )
+            for group in self.groups
+        ]
 
     def target_inputs(self, predictions: Any) -> dict[str, Any]:
         """An input for the targets of each task, for a functional model that holds the layer.
@@ -251,7 +270,7 @@ class UncertaintyWeighting(keras.layers.Layer):
                 "with it."
             )
         vector = ops.convert_to_numpy(self._log_variances())
-        values = {task: vector[place] for group in self.groups for task, place in group.entries()}
+        values = {task: vector[place] for group in self.groups for task, place in group.places()}
         return {
             task: values[task] if likelihood.per_channel else values[task][0]
             for task, likelihood in self.tasks.items()
@@ -330,32 +349,6 @@ class UncertaintyWeighting(keras.layers.Layer):
                 logits = ops.cast(named[task], self._loss_dtype)
                 named[task] = group.likelihood.temper(logits, log_variance)
         return in_structure_of(predictions, named)
-
-    def _observe(
-        self, predictions: Any, targets: Any, sample_weight: Any, mask: Any
-    ) -> list[Observations]:
-        """The observations of a batch, of each group of tasks."""
-        tasks = list(self.tasks)
-        if not isinstance(sample_weight, (dict, list, tuple)):
-            sample_weight = dict.fromkeys(tasks, sample_weight)
-        named = by_task(tasks, predictions, "predictions")
-        if mask is None:
-            mask = keras_masks(list(named.values()))
-        tensors = (
-            named,
-            by_task(tasks, targets, "targets"),
-            by_task(tasks, sample_weight, "sample_weight", optional=True),
-            by_task(tasks, mask, "mask", optional=True),
-        )
-        return [
-            observe(
-                group.likelihood,
-                {task: tuple(each[task] for each in tensors) for task in group.tasks},
-                group.channels,
-                self._loss_dtype,
-            )
-            for group in self.groups
-        ]
 
     def _report(
         self, batches: list[Observations], weights: list[Tensor], log_variances: Tensor

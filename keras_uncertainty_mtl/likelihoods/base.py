@@ -52,44 +52,7 @@ class Likelihood:
     class Quartic(Likelihood):
         scale, power = 0.25, 2.0  # ¼ · (y - f)⁴ / σ⁴ + ½ · log σ²
 
-        def loss(self, targets, predictions):
-            return (targets - predictions) ** 4
-    ```
-
-    References:
-        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
-    """
-
-    scale: float = 1.0
-    power: float = 1.0
-    per_channel: bool = False
-    heteroscedastic: bool = False
-    target_dtype: str = "float32"
-
-    def __init__(
-        self,
-        initial_sigma: float | Sequence[float] | None = None,
-        missing: float | None = None,
-    ) -> None:
-        self.initial_sigma = _validate_sigma(initial_sigma, self.per_channel)
-        if missing is not None and not isinstance(missing, Real):
-            raise ValueError(
-                "`missing` must be the number that marks a missing target, such as "
-                f'float("nan"), -1 or 255, or None. Received: missing={missing!r}'
-            )
-        self.missing = missing if missing is None else float(missing)
-
-    @property
-    def has_closed_form(self) -> bool:
-        """Whether a mean over the elements gives the optimum in `s`."""
-        return type(self).negative_log_likelihood is Likelihood.negative_log_likelihood
-
-    @property
-    def is_tempered(self) -> bool:
-        """Whether σ² is the temperature of the predictions, which `temper` divides by it."""
-        return False
-
-    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The raw loss of each element, as in any Keras run.
 
         Args:
@@ -114,9 +77,12 @@ class Likelihood:
         Returns:
             Tensor of one number an element.
         """
-        if self.heteroscedastic:
-            log_variance = log_variance + self.element_log_variance(predictions)
+        log_variance = log_variance + self.element_log_variance(predictions)
         return self.weight(log_variance) * self.loss(targets, predictions) + 0.5 * log_variance
+
+    def element_log_variance(self, predictions: Tensor) -> Any:
+        """`h`, the log-variance of each element next to the task's `s`; 0 if there is none."""
+        return 0.0
 
     def weight(self, log_variance: Tensor) -> Tensor:
         """The factor of the raw loss, `scale · exp(-power · s)`."""
@@ -138,20 +104,13 @@ class Likelihood:
             sigma: The task's σ: a number, or a NumPy vector over the last axis of the targets.
 
         Returns:
-            Dict from each parameter's name to a tensor. Make it with Keras's own operations, so
-            that a saved model needs nothing else. The base class knows no distribution and returns
-            the predictions as `"prediction"`.
+            Dict from each parameter's name to a tensor, made with Keras's own operations, so that a
+            saved model needs nothing else. Here, the predictions as `"prediction"`.
         """
         return {"prediction": predictions}
 
     def target_shape(self, prediction_shape: Shape) -> Shape:
-        """The shape of the targets that go with predictions of a shape.
-
-        Args:
-            prediction_shape: Tuple of integers, `None` where a size is not known.
-
-        Returns:
-            Tuple of integers and `None`.
+        """The shape of the targets that go with predictions of a shape, `None` if not known.
 
         Raises:
             ValueError: If no targets go with such predictions.
@@ -180,8 +139,7 @@ class Likelihood:
         if None in (*aligned.shape[1:], *expected[1:]):
             # An unknown size that does not fit fails here at run time, instead of broadcasting.
             sizes = self.target_shape(ops.shape(predictions))
-            if None not in sizes:
-                aligned = ops.reshape(aligned, sizes)
+            aligned = aligned if None in sizes else ops.reshape(aligned, sizes)
         return aligned
 
     def _shape_advice(self) -> str:
