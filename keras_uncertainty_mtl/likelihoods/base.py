@@ -52,7 +52,44 @@ class Likelihood:
     class Quartic(Likelihood):
         scale, power = 0.25, 2.0  # ¼ · (y - f)⁴ / σ⁴ + ½ · log σ²
 
-        def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        def loss(self, targets, predictions):
+            return (targets - predictions) ** 4
+    ```
+
+    References:
+        - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
+    """
+
+    scale: float = 1.0
+    power: float = 1.0
+    per_channel: bool = False
+    heteroscedastic: bool = False
+    target_dtype: str = "float32"
+
+    def __init__(
+        self,
+        initial_sigma: float | Sequence[float] | None = None,
+        missing: float | None = None,
+    ) -> None:
+        self.initial_sigma = _validate_sigma(initial_sigma, self.per_channel)
+        if missing is not None and not isinstance(missing, Real):
+            raise ValueError(
+                "`missing` must be the number that marks a missing target, such as "
+                f'float("nan"), -1 or 255, or None. Received: missing={missing!r}'
+            )
+        self.missing = missing if missing is None else float(missing)
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether a mean over the elements gives the optimum in `s`."""
+        return type(self).negative_log_likelihood is Likelihood.negative_log_likelihood
+
+    @property
+    def is_tempered(self) -> bool:
+        """Whether σ² is the temperature of the predictions, which `temper` divides by it."""
+        return False
+
+    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The raw loss of each element, as in any Keras run.
 
         Args:
