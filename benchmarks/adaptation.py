@@ -67,13 +67,12 @@ class Candidate(UncertaintyWeighting):
         self.step_scale = step_scale
 
     def build(self, predictions_shape: Any) -> None:
+        super().build(predictions_shape)
+        self._log_variances.trainable = False
         self.theta = self.add_weight(name="theta", shape=(len(self.tasks),), initializer="zeros")
         self.running = self.add_weight(
             name="running", shape=(2, len(self.tasks)), initializer="zeros", trainable=False
         )
-
-    def call(self, predictions: Any, **arguments: Any) -> Any:
-        return predictions
 
     def combined_loss(
         self, predictions: Any, targets: Any, *_: Any, training: bool = False, **__: Any

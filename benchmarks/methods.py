@@ -1,4 +1,4 @@
-"""What this package is compared with: the rules of the literature, each from its own paper.
+"""Loss-weighting rules of the literature, to compare this package with.
 
 Each makes one number of the tasks' mean raw losses `L`; all else is the package's own.
 """
@@ -12,36 +12,43 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl import Categorical, Likelihood, UncertaintyWeighting
-from keras_uncertainty_mtl.observations import Observations
-from keras_uncertainty_mtl.reductions import global_mean
+from keras_uncertainty_mtl._reductions import global_mean
 
 Tensor = Any
 Tasks = dict[str, Likelihood]
 
 
 class Rule(UncertaintyWeighting):
-    """Base class: a rule overrides `weigh`, and says whether it trains the log-variances."""
+    """Base class: a rule overrides `weigh`, and sets `trains` if it trains a weight a task."""
 
     trains = False
 
     def build(self, predictions_shape: Any) -> None:
         super().build(predictions_shape)
-        self.log_variance.trainable = self.trains
+        # The package's own log-variances stay at 0.
+        self._log_variances.trainable = False
+        self.log_variance = self.add_weight(
+            name="log_variance",
+            shape=(len(self.tasks),),
+            initializer="zeros",
+            trainable=self.trains,
+        )
 
     def combined_loss(
         self,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
+        mask: Any = None,
         training: bool = False,
         report: bool = True,
     ) -> Tensor:
-        batches = (
-            Observations.of(likelihood, predictions[task], targets[task], None, self.compute_dtype)
-            for task, likelihood in self.tasks.items()
-        )
-        sums, totals = map(ops.stack, zip(*(batch.loss_sums() for batch in batches), strict=True))
-        return self.weigh(global_mean(sums, totals))
+        losses: dict[str, Tensor] = {}
+        batches = self.observe(predictions, targets, sample_weight, mask)
+        for group, batch in zip(self.groups, batches, strict=True):
+            means = global_mean(batch.loss_sum(), batch.weight_sum())
+            losses |= dict(zip(group.tasks, ops.unstack(means[:, 0]), strict=True))
+        return self.weigh(ops.stack([losses[task] for task in self.tasks]))
 
     def weigh(self, losses: Tensor) -> Tensor:
         """The combined loss.
