@@ -94,10 +94,11 @@ def group_tasks(
 
 def _kind(likelihood: Likelihood, prediction_shape: Shape) -> Hashable:
     """A key that tasks of one group share, `None` for a task that is computed alone."""
-    sizes = prediction_shape[1:]
-    if not is_elementwise(likelihood) or None in sizes or np.prod(sizes) > LARGEST:
+    sizes = [size for size in prediction_shape[1:] if size is not None]
+    is_known = len(sizes) == len(prediction_shape[1:])
+    if not is_elementwise(likelihood) or not is_known or math.prod(sizes) > LARGEST:
         return None
-    return type(likelihood), repr(likelihood.get_config() | {"initial_sigma": None}), sizes
+    return type(likelihood), repr(likelihood.get_config() | {"initial_sigma": None}), tuple(sizes)
 
 
 def _channels(likelihood: Likelihood, prediction_shape: Shape) -> int:

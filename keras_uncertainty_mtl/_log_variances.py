@@ -84,12 +84,14 @@ class LogVariances(keras.layers.Layer):
         if mean_losses is not None and training and self.trainable:
             sums, counts = self._follow(ops.stop_gradient(mean_losses), sums, counts)
             self.running.assign(ops.stack([sums, counts]))
-        closed_form, power, offset, is_trained, unseen = map(
+        closed_form, power, offset, is_trained = map(
             ops.convert_to_tensor,
-            (self._closed_form, self._power, self._offset, self._is_trained, self._loss_at(0.0)),
+            (self._closed_form, self._power, self._offset, self._is_trained),
         )
-        means = ops.where(counts > 0, ops.divide_no_nan(sums, counts), unseen)
-        optima = ops.log(means) / power + offset
+        # Before the first batch σ is 1.
+        is_known = counts > 0
+        means = ops.where(is_known, ops.divide_no_nan(sums, counts), ops.ones_like(sums))
+        optima = ops.where(is_known, ops.log(means) / power + offset, ops.zeros_like(sums))
         theta = is_trained * ops.convert_to_tensor(self.theta)
         steps = GRADIENT_SCALE * theta
         steps = steps + ops.stop_gradient(STEP_SCALE * theta - steps)
@@ -100,7 +102,8 @@ class LogVariances(keras.layers.Layer):
         tells = ops.logical_and(losses > 0, losses < self._largest_loss)
         limits = LARGEST_RATIO * ops.divide_no_nan(sums, counts)
         losses = ops.where(counts > 0, ops.minimum(losses, limits), losses)
-        longer = ops.minimum(counts + ops.where(counts < FEWEST, 1.0, SHARE), MOST)
+        more = ops.where(counts < FEWEST, counts + 1.0, counts + SHARE)
+        longer = ops.minimum(more, MOST)
         kept = ops.divide_no_nan(longer - 1.0, counts)
         return ops.where(tells, kept * sums + losses, sums), ops.where(tells, longer, counts)
 

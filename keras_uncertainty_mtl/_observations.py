@@ -166,7 +166,11 @@ def _target_weight(weight: Any, mask: Any, targets: Tensor, dtype: str) -> Tenso
         weight = _matched(ops.cast(weight, dtype), tuple(targets.shape), "`sample_weight`")
     if mask is not None:
         mask = ops.cast(_matched(mask, tuple(targets.shape), "the Keras mask"), "bool")
-        weight = ops.cast(mask, dtype) if weight is None else ops.where(mask, weight, 0.0)
+        weight = (
+            ops.cast(mask, dtype)
+            if weight is None
+            else ops.where(mask, weight, ops.zeros_like(weight))
+        )
     return weight
 
 

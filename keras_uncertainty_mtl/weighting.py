@@ -118,6 +118,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._log_variances = LogVariances(
             self.groups, trained=self.update == "trained", dtype=self._loss_dtype
         )
+        self._log_variances.trainable = self.trainable
         self._log_variances.build()
         order = [task for group in self.groups for task in group.tasks]
         self._loss_weights = np.array([self.loss_weights[task] for task in order], self._loss_dtype)
@@ -200,7 +201,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         means = global_mean(_by_task(sums), _by_task([group.of(totals) for group in self.groups]))
         loss = ops.sum(ops.convert_to_tensor(self._loss_weights) * means)
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
-        return loss * ops.where(ops.isfinite(loss), 1.0, math.nan)
+        return loss * ops.where(ops.isfinite(loss), ops.ones_like(loss), math.nan)
 
     def observe(
         self, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None

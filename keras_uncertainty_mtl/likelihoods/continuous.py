@@ -30,9 +30,9 @@ class _Continuous(Likelihood):
         """The estimate of the targets: the network's output, or the first half of its channels."""
         return self._halves(predictions)[0] if self.heteroscedastic else predictions
 
-    def element_log_variance(self, predictions: Tensor) -> Tensor:
-        """`h`, the log-variance of each element next to the task's `s`: the second half."""
-        return self._halves(predictions)[1]
+    def element_log_variance(self, predictions: Tensor) -> Any:
+        """`h`, the log-variance of each element next to the task's `s`: the second half, or 0."""
+        return self._halves(predictions)[1] if self.heteroscedastic else 0.0
 
     def element_sigma(self, predictions: Tensor, sigma: Any) -> Tensor:
         """The σ of each element, in the shape of the targets."""
