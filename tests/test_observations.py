@@ -15,9 +15,9 @@ from keras_uncertainty_mtl import (
     Gibbs,
     Laplace,
     MultiTaskModel,
+    UncertaintyWeighting,
 )
-from keras_uncertainty_mtl.observations import Observations
-from keras_uncertainty_mtl.weighting import UncertaintyWeighting
+from keras_uncertainty_mtl._observations import observe
 
 pytestmark = pytest.mark.backends(
     "tensorflow", reason="uses TensorFlow's tapes; see test_properties.py"
@@ -35,7 +35,7 @@ def added_loss(likelihood, predictions, targets, sample_weight=None, dtype="floa
     weighting = UncertaintyWeighting({"task": likelihood}, dtype=dtype)
     weighting.build(predictions.shape)
     with tf.GradientTape() as tape:
-        tape.watch([predictions, weighting.log_variance.value])
+        tape.watch([predictions, weighting.trainable_variables[0].value])
         outputs = tf.identity(predictions)
         if mask is not None:
             outputs = Masked(mask)(outputs)
@@ -45,7 +45,7 @@ def added_loss(likelihood, predictions, targets, sample_weight=None, dtype="floa
             None if sample_weight is None else tf.constant(sample_weight),
         )
         (loss,) = weighting.losses
-    return float(loss), *tape.gradient(loss, [predictions, weighting.log_variance.value])
+    return float(loss), *tape.gradient(loss, [predictions, weighting.trainable_variables[0].value])
 
 
 class Masked(keras.layers.Layer):
@@ -249,7 +249,9 @@ def test_the_sum_of_raw_losses_has_their_gradient(approximate):
     likelihood = Categorical(approximate=approximate)
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        total, _ = Observations.of(likelihood, logits, classes, None, "float64").loss_sums()
+        total = observe(
+            likelihood, 1, {"task": (logits, classes, None, None)}, "float64"
+        ).loss_sum()
     expected = softmax(logits, axis=-1) - np.eye(CHANNELS)[classes]
     np.testing.assert_allclose(tape.gradient(total, logits), expected, rtol=1e-6, atol=1e-9)
 
@@ -281,6 +283,7 @@ def test_a_missing_value_larger_than_signed_integers_hides_no_other():
 
     @tf.function
     def weights():
-        return Observations.of(likelihood, tf.zeros(3), targets, None, "float32").weights
+        tensors = {"task": (tf.zeros(3), targets, None, None)}
+        return observe(likelihood, 1, tensors, "float32").weights
 
-    np.testing.assert_array_equal(weights(), [1, 1, 0])
+    np.testing.assert_array_equal(weights(), [[1, 1, 0]])

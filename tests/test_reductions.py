@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_uncertainty_mtl.reductions import (
+from keras_uncertainty_mtl._reductions import (
     global_mean,
     num_replicas,
     sum_over_replicas,
@@ -22,48 +22,50 @@ pytestmark = pytest.mark.backends("tensorflow", reason="uses TensorFlow's graphs
 def test_the_ratio_of_the_sums_is_the_average(shape, known, weighted, per_channel):
     if per_channel and len(shape) == 1:
         shape = (*shape, 1)
+    channels = shape[-1] if per_channel else 1
+    shape = (2, *shape)  # two tasks
     rng = np.random.default_rng(0)
     values, weights = rng.normal(size=shape), rng.exponential(size=shape)
-    signature = tf.TensorSpec(shape if known else [None] * len(shape), "float64")
+    signature = tf.TensorSpec(shape if known else [2] + [None] * (len(shape) - 1), "float64")
 
     @tf.function(input_signature=[signature, signature])
     def sums(values, weights):
-        arguments = values, weights if weighted else None, per_channel
+        arguments = values, weights if weighted else None, channels
         return weighted_sum(*arguments), total_weight(*arguments)
 
     total, weight = sums(values, weights)
-    axes = tuple(range(len(shape) - per_channel))
+    axes = tuple(range(1, len(shape) - per_channel))
     expected = np.average(values, axis=axes, weights=weights if weighted else None)
-    assert total.shape == weight.shape == expected.shape
-    np.testing.assert_allclose(total / weight, expected, rtol=1e-12)
+    assert total.shape == weight.shape == (2, channels)
+    np.testing.assert_allclose(total / weight, expected.reshape(2, channels), rtol=1e-12)
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_values_without_weight_count_for_nothing(per_channel):
-    weights = np.array([[1.0, 0.0], [2.0, 3.0], [0.0, 0.5]])
-    values = tf.constant(np.where(weights == 0, 1e9, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    weights = np.array([[[1.0, 0.0], [2.0, 3.0], [0.0, 0.5]]])
+    values = tf.constant(np.where(weights == 0, 1e9, [[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]]))
     with tf.GradientTape() as tape:
         tape.watch(values)
-        total = weighted_sum(values, tf.constant(weights), per_channel)
+        total = weighted_sum(values, tf.constant(weights), 2 if per_channel else 1)
     expected = np.array([1 * 1 + 2 * 3, 3 * 4 + 0.5 * 6])
-    np.testing.assert_allclose(total, expected if per_channel else expected.sum(), rtol=1e-15)
+    np.testing.assert_allclose(total[0], expected if per_channel else [expected.sum()], rtol=1e-15)
     np.testing.assert_array_equal(tape.gradient(total, values), weights)
 
 
 def test_rounding_errors_of_many_pixels_do_not_add_up():
-    values = np.random.default_rng(0).exponential(size=(8, 256, 512)).astype("float32")
-    total = tf.function(weighted_sum, jit_compile=True)(tf.constant(values), None)
-    np.testing.assert_allclose(total, values.sum(dtype="float64"), rtol=3e-7)
+    values = np.random.default_rng(0).exponential(size=(1, 8, 256, 512)).astype("float32")
+    total = tf.function(weighted_sum, jit_compile=True)(tf.constant(values), None, 1)
+    np.testing.assert_allclose(total, [[values.sum(dtype="float64")]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 5), (3, 0, 5), (3, 4, 0)])
+@pytest.mark.parametrize("shape", [(1, 0, 4, 5), (1, 3, 0, 5), (1, 3, 4, 0)])
 def test_the_sum_of_no_pixels_is_zero(shape):
-    assert weighted_sum(tf.zeros(shape), None) == 0
+    assert weighted_sum(tf.zeros(shape), None, 1) == 0
 
 
 @pytest.mark.parametrize("hidden", [np.nan, np.inf, -np.inf])
 def test_a_weight_of_zero_hides_no_nan_or_infinity(hidden):
-    total = weighted_sum(tf.constant([1.0, hidden]), tf.constant([1.0, 0.0]))
+    total = weighted_sum(tf.constant([[1.0, hidden]]), tf.constant([[1.0, 0.0]]), 1)
     assert np.isnan(total)
 
 
@@ -71,10 +73,9 @@ def test_the_mean_of_nothing_and_its_gradient_are_zero():
     values = tf.constant([[5.0, 7.0], [1.0, 2.0]])
     with tf.GradientTape() as tape:
         tape.watch(values)
-        arguments = values, tf.constant([[0.0, 0.0], [1.0, 3.0]])
-        totals = total_weight(*arguments, stacked=True)
-        means = global_mean(weighted_sum(*arguments, stacked=True), totals)
-    np.testing.assert_array_equal(means, [0, 1.75])
+        arguments = values, tf.constant([[0.0, 0.0], [1.0, 3.0]]), 1
+        means = global_mean(weighted_sum(*arguments), total_weight(*arguments))
+    np.testing.assert_array_equal(means, [[0], [1.75]])
     np.testing.assert_array_equal(tape.gradient(means, values), [[0, 0], [0.25, 0.75]])
 
 
@@ -114,7 +115,8 @@ def test_every_replica_has_the_sum_over_replicas(on_replicas):
 
 def global_sums(values, weights):
     """The sum of one replica, and the total weight of all."""
-    return weighted_sum(values, weights), sum_over_replicas(total_weight(values, weights))
+    arguments = values[tf.newaxis], None if weights is None else weights[tf.newaxis], 1
+    return weighted_sum(*arguments), sum_over_replicas(total_weight(*arguments))
 
 
 def test_the_global_mean_is_over_the_elements_of_all_replicas(on_replicas):
@@ -127,7 +129,7 @@ def test_the_global_mean_is_over_the_elements_of_all_replicas(on_replicas):
 
     means, gradients = on_replicas(step)
     elements = np.concatenate(REPLICAS)
-    np.testing.assert_allclose(means, [np.mean(9 * elements)] * 4, rtol=1e-12)
+    np.testing.assert_allclose(means, [[[np.mean(9 * elements)]]] * 4, rtol=1e-12)
     # The gradient of scale² · element is 2 · scale · element. Keras averages it over the replicas.
     np.testing.assert_allclose(np.mean(gradients), np.mean(6 * elements), rtol=1e-12)
 
@@ -141,5 +143,5 @@ def test_the_global_mean_of_nothing_is_zero_on_all_replicas(on_replicas):
         return mean, tape.gradient(mean, scale)
 
     means, gradients = on_replicas(step)
-    np.testing.assert_array_equal(means, [0] * 4)
+    np.testing.assert_array_equal(means, [[[0]]] * 4)
     np.testing.assert_array_equal(gradients, [0] * 4)

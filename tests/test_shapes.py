@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_uncertainty_mtl.shapes import match_leading_axes, match_shape
+from keras_uncertainty_mtl._shapes import match_leading_axes, match_shape
 
 pytestmark = pytest.mark.backends("tensorflow", reason="uses TensorFlow's tensors of unknown sizes")
 

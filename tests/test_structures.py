@@ -5,7 +5,7 @@ from collections import OrderedDict, namedtuple
 import numpy as np
 import pytest
 
-from keras_uncertainty_mtl.structures import by_task, naming_task
+from keras_uncertainty_mtl._structures import by_task, naming_task
 
 TASKS = ["depth", "classes"]
 
