@@ -1,5 +1,6 @@
 """Exported models are served by a process without Keras and the package."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +16,21 @@ pytestmark = pytest.mark.backends("tensorflow", reason="TensorFlow serves the Sa
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("module", ["keras", "keras_uncertainty_mtl"])
-def test_the_serving_process_can_import_neither_keras_nor_the_package(module):
+IMPORT = """
+import examples.serve
+for module in ("keras", "keras_uncertainty_mtl"):
+    try:
+        __import__(module)
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_the_serving_process_can_import_neither_keras_nor_the_package():
     run = subprocess.run(
-        [sys.executable, "-c", f"import examples.serve, {module}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", IMPORT], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
-    assert run.returncode == 1
-    assert f"import of {module} halted" in run.stderr
+    assert re.findall("import of (.*) halted", run.stdout) == ["keras", "keras_uncertainty_mtl"]
 
 
 def test_a_saved_model_that_disagrees_ends_the_run(tmp_path):

@@ -656,7 +656,7 @@ class TestClosedForm:
         layer(predictions)
         (weight,) = layer.trainable_variables
         initial, before = weight.numpy(), layer.sigmas()["class"]
-        for moved in np.random.default_rng(0).normal(size=300):
+        for moved in np.random.default_rng(0).normal(size=30):
             weight.assign([initial[0] + moved, initial[1]])
             layer.combined_loss(predictions, targets, training=True)
         assert layer.sigmas()["class"] != before

@@ -12,7 +12,7 @@ from keras_uncertainty_mtl import (
 )
 
 KINDS = ("model", "layer")
-SAMPLES, BATCH, EPOCHS = 412, 64, 8  # the last of seven batches has 28 samples
+SAMPLES, BATCH, EPOCHS = 412, 64, 4  # the last of seven batches has 28 samples
 
 
 def make_data(kind):

@@ -31,7 +31,7 @@ def train(kind, processes, process):
         epochs=EPOCHS,
         shuffle=False,
         validation_data=data,
-        validation_freq=4,
+        validation_freq=2,
         validation_batch_size=BATCH // processes,
     )
     return results(model, history, model.evaluate(**fed, return_dict=True))

@@ -19,7 +19,7 @@ def train(kind, strategy):
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     dataset = dataset.with_options(options)
     history = model.fit(
-        dataset, epochs=EPOCHS, validation_data=dataset, validation_freq=4, verbose=0
+        dataset, epochs=EPOCHS, validation_data=dataset, validation_freq=2, verbose=0
     )
     return results(model, history, model.evaluate(dataset, verbose=0, return_dict=True))
 

@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from examples.scenes.metrics import scene_metrics
 from examples.scenes.networks import build_network
@@ -74,7 +73,7 @@ def test_wide_is_tiny_with_twice_the_filters():
         assert (wide.kernel_size, wide.strides) == (tiny.kernel_size, tiny.strides)
 
 
-def test_paper_takes_a_training_step_and_exports(paper, tmp_path):
+def test_paper_takes_a_training_step(paper):
     images, targets = batch(16, 32)
     before = [value.copy() for value in paper.get_weights()]
     history = paper.fit(images, targets, epochs=1, verbose=0).history
@@ -83,13 +82,7 @@ def test_paper_takes_a_training_step_and_exports(paper, tmp_path):
         not np.array_equal(old, new) for old, new in zip(before, paper.get_weights(), strict=True)
     ]
     assert np.mean(changed) > 0.95
-
-    paper.export(tmp_path / "model", verbose=False)
-    loaded = tf.saved_model.load(tmp_path / "model")
-    exported = loaded.serve(tf.cast(images, tf.float32))
-    predicted = paper(images, training=False)
-    for task, values in predicted.items():
-        np.testing.assert_allclose(exported[task], values, rtol=1e-3, atol=1e-3)
+    for values in paper(images, training=False).values():
         assert values.shape[:3] == (2, 16, 32)
 
 
