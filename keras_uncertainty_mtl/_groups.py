@@ -98,7 +98,11 @@ def _kind(likelihood: Likelihood, prediction_shape: Shape) -> Hashable:
     is_known = len(sizes) == len(prediction_shape[1:])
     if not is_elementwise(likelihood) or not is_known or math.prod(sizes) > LARGEST:
         return None
-    return type(likelihood), repr(likelihood.get_config() | {"initial_sigma": None}), tuple(sizes)
+    return (
+        type(likelihood),
+        repr(likelihood.get_config() | {"initial_sigma": None}),
+        prediction_shape,
+    )
 
 
 def _channels(likelihood: Likelihood, prediction_shape: Shape) -> int:

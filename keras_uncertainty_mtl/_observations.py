@@ -177,12 +177,14 @@ def _target_weight(weight: Any, mask: Any, targets: Tensor, dtype: str) -> Tenso
 def _stack_weights(weights: list[Any], targets: list[Tensor], dtype: str) -> Tensor | None:
     if all(weight is None for weight in weights):
         return None
-    if len(weights) > 1:
-        one = ops.ones((), dtype)
-        weights = [
-            ops.broadcast_to(one if weight is None else weight, ops.shape(target))
-            for weight, target in zip(weights, targets, strict=True)
-        ]
+    given = [weight for weight in weights if weight is not None]
+    # Axes of size 1 stay, because a loss may have fewer axes than its targets.
+    shape = [
+        size if axis == 0 or any(weight.shape[axis] != 1 for weight in given) else 1
+        for axis, size in enumerate(ops.shape(targets[0]))
+    ]
+    one = ops.ones((), dtype)
+    weights = [ops.broadcast_to(one if each is None else each, shape) for each in weights]
     return ops.stack(weights)
 
 
