@@ -33,6 +33,12 @@ def _fixed_seed():
 
 
 @pytest.fixture(scope="session")
+def compiled():
+    """Compiles a function that changes Keras variables, where the backend can: on TensorFlow."""
+    return tf.function if keras.backend.backend() == "tensorflow" else lambda function: function
+
+
+@pytest.fixture(scope="session")
 def value_and_gradients():
     """Differentiates a function of no arguments by Keras variables, on any backend."""
 

@@ -490,34 +490,41 @@ def test_users_likelihoods_add_their_own_losses():
 class TestTrained:
     """A trained σ is the closed form of the running mean until an optimizer corrects it."""
 
-    def sigmas(self, scales, initial_sigma=None, likelihood=Gaussian):
-        """σ after each batch of noise of these scales, trained by nothing."""
-        rng = np.random.default_rng(0)
-        layer = UncertaintyWeighting({"noise": likelihood(initial_sigma=initial_sigma)})
-        trace = []
-        for scale in scales:
-            y = scale * rng.normal(size=(64, 1))
-            layer({"noise": np.zeros_like(y)}, {"noise": y}, training=True)
-            trace.append(layer.sigmas()["noise"])
-        return np.array(trace)
+    @pytest.fixture
+    def sigmas(self, compiled):
+        """A function of scales of noise, which returns σ after each batch, trained by nothing."""
 
-    def test_sigma_stays_at_the_scale_of_steady_errors(self):
-        np.testing.assert_allclose(self.sigmas([1.0] * 300)[20:], 1.0, rtol=0.1)
+        def run(scales, initial_sigma=None, likelihood=Gaussian):
+            rng = np.random.default_rng(0)
+            layer = UncertaintyWeighting({"noise": likelihood(initial_sigma=initial_sigma)})
+            zeros = np.zeros((64, 1))
+            layer(zeros)
+            step = compiled(lambda y: layer.combined_loss(zeros, y, training=True))
+            trace = []
+            for scale in scales:
+                step(scale * rng.normal(size=zeros.shape))
+                trace.append(layer.sigmas()["noise"])
+            return np.array(trace)
+
+        return run
+
+    def test_sigma_stays_at_the_scale_of_steady_errors(self, sigmas):
+        np.testing.assert_allclose(sigmas([1.0] * 300)[20:], 1.0, rtol=0.1)
 
     @pytest.mark.parametrize("initial_sigma", [1e-3, 1e3])
-    def test_sigma_recovers_from_a_bad_start(self, initial_sigma):
-        trace = self.sigmas([1.0] * 600, initial_sigma)
+    def test_sigma_recovers_from_a_bad_start(self, sigmas, initial_sigma):
+        trace = sigmas([1.0] * 600, initial_sigma)
         np.testing.assert_allclose(trace[-50:], 1.0, rtol=0.1)
 
-    def test_sigma_rises_with_the_errors(self):
-        trace = self.sigmas(np.repeat([1.0, 100.0], 200))
+    def test_sigma_rises_with_the_errors(self, sigmas):
+        trace = sigmas(np.repeat([1.0, 100.0], 200))
         np.testing.assert_allclose(trace[-20:], 100.0, rtol=0.15)
 
     @pytest.mark.parametrize("likelihood", [Gaussian, Laplace])
-    def test_one_corrupt_batch_cannot_switch_a_task_off(self, likelihood):
+    def test_one_corrupt_batch_cannot_switch_a_task_off(self, sigmas, likelihood):
         scales = np.ones(120)
         scales[60] = 1e4
-        trace = self.sigmas(scales, likelihood=likelihood)
+        trace = sigmas(scales, likelihood=likelihood)
         assert trace.max() < 2 * np.median(trace)
 
     @pytest.mark.parametrize("update", ["trained", "closed_form"])
