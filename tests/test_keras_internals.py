@@ -1,0 +1,48 @@
+"""Private names of Keras do what this package uses them for, on every Keras that it supports."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_uncertainty_mtl import Gaussian, Laplace, MultiTaskModel
+from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, loss_arguments
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "value"),
+    [
+        (keras.losses.Huber(delta=3.0), "delta", 3.0),
+        (keras.losses.CosineSimilarity(axis=1), "axis", 1),
+        (keras.losses.BinaryCrossentropy(from_logits=True), "from_logits", True),
+    ],
+    ids=["huber", "cosine", "binary"],
+)
+def test_the_arguments_of_a_loss_are_those_it_was_made_with(loss, name, value):
+    assert loss_arguments(loss)[name] == value
+
+
+@pytest.mark.parametrize("is_built", [False, True])
+def test_weight_decay_moves_all_variables_but_the_excluded(is_built):
+    spared, other, user = (keras.Variable(np.ones(2)) for _ in range(3))
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=[user])
+    if is_built:
+        optimizer.build([spared, other, user])
+    exclude_from_weight_decay(optimizer, spared)
+    variables = [spared, other, user]
+    optimizer.apply([keras.ops.zeros(2) for _ in variables], variables)
+    np.testing.assert_array_equal(spared.numpy(), 1)
+    np.testing.assert_array_equal(user.numpy(), 1)
+    assert np.all(other.numpy() < 1)
+
+
+def test_metrics_of_outputs_in_a_list_are_named_by_task():
+    inputs = keras.Input((2,))
+    outputs = [keras.layers.Dense(1)(inputs) for _ in range(2)]
+    model = MultiTaskModel(inputs, outputs, {"z": Gaussian(), "a": Laplace()})
+    model.compile("adam", metrics={"z": ["mae"], "a": ["mse"]})
+    x, y = np.ones((4, 2)), [np.zeros((4, 1)), np.ones((4, 1))]
+    reported = model.evaluate(x, y, verbose=0, return_dict=True)
+    z, a = model.predict(x, verbose=0)
+    assert reported["z_mae"] == pytest.approx(np.mean(np.abs(z)), rel=1e-5)
+    assert reported["a_mse"] == pytest.approx(np.mean((a - 1) ** 2), rel=1e-5)
