@@ -1,13 +1,13 @@
-"""Uncertainty weighting beside its alternatives, on real problems: each task's metric, and Δm.
+"""Test metrics of uncertainty weighting and its alternatives on real problems.
 
     python -m benchmarks.comparison
 
-Δm is the mean over the tasks of how much better, relatively, a metric is than that of a network
-for the task alone. Fixed weights are found by a random search, and UW-SO's temperature by a grid;
-both are chosen by Δm on validation data, and everything is reported on test data.
+Δm is the mean relative improvement of the tasks' metrics over single-task networks. A random
+search finds fixed weights, and a grid finds UW-SO's temperature. Validation data choose among
+them by Δm; all tables are of test data.
 
-Each finished run is a row for each task in `results/comparison.csv`; what is there is not run
-again. `--report` makes the tables of what is there.
+Every finished run adds a row a task to `results/comparison.csv`, and is not run again. With
+`--report` nothing is run, and the tables are made from the finished runs.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from benchmarks.problems import PROBLEMS, Data, Problem, Split
 from keras_uncertainty_mtl import Categorical, Likelihood, MultiTaskModel, UncertaintyWeighting
 
 Weighting = Callable[[Problem, Data, int], UncertaintyWeighting]
-# A problem, a method and a seed.
+# Problem, method and seed.
 Run = tuple[str, str, int]
 
 SINGLE = "single "
 FIXED = "fixed weights "
 SOFTMAX = "UW-SO, temperature "
 FIXED_WEIGHTINGS = 16
-# How far a random weight is at most from that of standardised targets, in powers of ten.
+# Largest distance of a random weight from that of standardised targets, in powers of ten.
 DECADES = 1.25
 TEMPERATURES = (1, 10, 100)
 DEFAULT = "this package"
@@ -51,7 +51,7 @@ def equal_weights(problem: Problem, data: Data, seed: int) -> UncertaintyWeighti
 
 
 def fixed_weights(index: int, problem: Problem, data: Data, seed: int) -> UncertaintyWeighting:
-    """The first is that of standardised targets; the same index is the same draw for all seeds."""
+    """Index 0 stands for standardised targets; any other index is one draw for all seeds."""
     weights = methods.units(problem.tasks, data.train.targets)
     if index:
         draws = np.random.default_rng(index).uniform(-DECADES, DECADES, len(weights))
@@ -115,12 +115,12 @@ METHODS: dict[str, Weighting] = {
 
 
 def methods_for(problem: Problem) -> dict[str, Weighting]:
-    """All methods, and one network for each task."""
+    """Returns all methods, with a single-task network for every task."""
     return {f"{SINGLE}{task}": functools.partial(single, task) for task in problem.tasks} | METHODS
 
 
 def run(key: Run) -> list[dict[str, Any]]:
-    """Trains once, and gives the row of each task."""
+    """Trains once, and returns a row for every task."""
     name, method, seed = key
     started = time.monotonic()
     problem = PROBLEMS[name]()
@@ -161,7 +161,7 @@ def steps_per_epoch(problem: Problem, data: Data) -> int:
 
 
 def judge(model: keras.Model, problem: Problem, part: Split) -> dict[str, float]:
-    """The metric of each task that the model has."""
+    """Returns the metric of every task of the model."""
     predictions = model.predict(part.inputs, batch_size=200, verbose=0)
     values = {}
     for task, metric in problem.metrics().items():
@@ -172,7 +172,7 @@ def judge(model: keras.Model, problem: Problem, part: Split) -> dict[str, float]
 
 
 def relative_change(rows: pd.DataFrame) -> pd.DataFrame:
-    """Δm in percent on validation and test data, for each problem, method and seed."""
+    """Returns Δm in percent, by problem, method and seed."""
     rows = rows.copy()
     is_single = rows["method"].str.startswith(SINGLE)
     keys = ["problem", "seed", "task"]
@@ -190,7 +190,7 @@ def relative_change(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen(changes: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """The methods to be shown, those with a search once: `{(problem, shown name): method}`."""
+    """Returns the methods to show, a search only once: `{(problem, shown name): method}`."""
     means = changes["validation"].groupby(["problem", "method"]).mean()
     best: dict[tuple[str, str], str] = {}
     for problem, method in means.sort_values(ascending=False).index:
@@ -204,7 +204,7 @@ def chosen(changes: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def report(results: Path) -> str:
-    """The tables, in Markdown: Δm of every method, and the metrics of every problem."""
+    """Returns Markdown tables: Δm of every method, then the metrics of every problem."""
     rows = pd.read_csv(results / "comparison.csv")
     changes = relative_change(rows)
     names = chosen(changes)
@@ -249,7 +249,7 @@ def metrics(rows: pd.DataFrame, tasks: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Runs what is missing, and prints and writes the tables."""
+    """Runs the missing runs; prints and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problem", choices=PROBLEMS, action="append", help="only these")
     parser.add_argument("--method", action="append", help="only these")

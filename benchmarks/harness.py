@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes whose numbers do not depend on timing, and tables."""
+"""Reproducible worker processes and Markdown tables, shared by the benchmarks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ RUNS_OF_A_PROCESS = 20
 
 
 def one_thread_pool(workers: int) -> Pool:
-    """A process for each core and one thread in each, so that sums are always in one order."""
-    # TensorFlow keeps some 50 MB of every model that a process has trained.
+    """Processes of one thread each, so the order of sums never changes."""
+    # TensorFlow keeps about 50 MB of every trained model until its process ends.
     return get_context("spawn").Pool(workers, _use_one_thread, maxtasksperchild=RUNS_OF_A_PROCESS)
 
 
@@ -23,6 +23,6 @@ def _use_one_thread() -> None:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
+    """Formats a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

