@@ -215,10 +215,9 @@ def test_a_task_without_a_label_has_no_loss_and_no_gradient(batch, hide):
     inputs = {task: tf.Variable(value) for task, value in predictions.items()}
     with tf.GradientTape() as tape:
         loss = layer.combined_loss(
-            {task: tf.convert_to_tensor(value) for task, value in inputs.items()},
+            layer({task: tf.convert_to_tensor(value) for task, value in inputs.items()}),
             targets,
             weights,
-            training=True,
         )
     gradients = tape.gradient(loss, [layer.trainable_variables[0], inputs["pose"], inputs["depth"]])
     assert float(loss) == pytest.approx(nlls["depth"].mean() + nlls["classes"].mean(), rel=1e-5)
