@@ -59,8 +59,10 @@ class Observations:
             return self.loss_sum()
         if not likelihood.has_closed_form:
             return self.negative_log_likelihood_sum(log_variance)
-        weighted = likelihood.weight(log_variance) * self.scaled_loss_sum()
-        sums = weighted + 0.5 * log_variance * self.weight_sum()
+        losses, weights = self.scaled_loss_sum(), self.weight_sum()
+        # An overflow that no weight counts would make the gradient of s NaN.
+        losses = ops.where(weights == 0, ops.zeros_like(losses), losses)
+        sums = likelihood.weight(log_variance) * losses + 0.5 * log_variance * weights
         if likelihood.heteroscedastic:
             sums = sums + 0.5 * self._sum(likelihood.element_log_variance(self.predictions))
         return sums
