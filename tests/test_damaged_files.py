@@ -1,7 +1,9 @@
 """Damaged, newer and hostile files are refused, and none of their code runs."""
 
 import json
+import shutil
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from keras_uncertainty_mtl import Gibbs, MultiTaskModel
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
     inputs = keras.Input((3,))
     outputs = {"depth": keras.layers.Dense(1)(inputs)}
@@ -20,11 +22,17 @@ def model():
     return model
 
 
+@pytest.fixture(scope="module")
+def undamaged(model, tmp_path_factory):
+    file = tmp_path_factory.mktemp("undamaged") / "m.keras"
+    model.save(file)
+    keras.saving.load_model(file)
+    return file
+
+
 @pytest.fixture
-def file(model, tmp_path):
-    model.save(tmp_path / "m.keras")
-    keras.saving.load_model(tmp_path / "m.keras")  # undamaged, it loads
-    return tmp_path / "m.keras"
+def file(undamaged, tmp_path):
+    return Path(shutil.copy(undamaged, tmp_path))
 
 
 def rewrite(file, change):

@@ -189,7 +189,7 @@ def build(layer, tasks):
     return layer
 
 
-@examples(500)
+@examples(300)
 @given(task_sets)
 def test_the_loss_is_that_of_the_equations(tasks):
     layer = make_layer(tasks)
@@ -214,7 +214,7 @@ def assert_differences_agree(function, arguments, position, gradient, step=1e-5)
         np.testing.assert_allclose(gradient[index], difference, rtol=1e-3, atol=1e-4)
 
 
-@examples(150)
+@examples(100)
 @given(task_sets)
 def test_gradients_are_the_finite_differences_of_the_equations(value_and_gradients, tasks):
     layer = build(make_layer(tasks), tasks)
@@ -243,7 +243,7 @@ def test_gradients_are_the_finite_differences_of_the_equations(value_and_gradien
             assert_differences_agree(task.loss, at, argument, gradient)
 
 
-@examples(200)
+@examples(100)
 @given(task_sets, st.integers(0, 2**32 - 1))
 def test_the_order_of_the_batch_and_of_the_tasks_changes_nothing(tasks, seed):
     names = np.random.default_rng(seed).permutation(list(tasks))
@@ -258,7 +258,7 @@ def test_the_order_of_the_batch_and_of_the_tasks_changes_nothing(tasks, seed):
         np.testing.assert_allclose(other.sigmas()[name], sigma, rtol=1e-5)
 
 
-@examples(200)
+@examples(100)
 @given(tasks.filter(lambda task: task.kind == "gaussian"), st.floats(-3, 3), st.booleans())
 def test_another_unit_shifts_a_gaussian_by_its_logarithm(task, exponent, from_data):
     c = 10**exponent

@@ -1,5 +1,7 @@
 """Trains on several replicas, and prints the results as JSON.
 
+    train_mirrored.py <replicas> <kind of model> …
+
 This is a process of its own, because TensorFlow's collectives keep one number of replicas.
 """
 
@@ -8,7 +10,7 @@ import json
 import sys
 
 import tensorflow as tf
-from scale_out import BATCH, EPOCHS, KINDS, make_data, make_model, results
+from scale_out import BATCH, EPOCHS, make_data, make_model, results
 
 
 def train(kind, strategy):
@@ -25,7 +27,7 @@ def train(kind, strategy):
 
 
 if __name__ == "__main__":
-    replicas = int(sys.argv[1])
+    replicas, kinds = int(sys.argv[1]), sys.argv[2:]
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * replicas,
@@ -33,6 +35,6 @@ if __name__ == "__main__":
     mirrored = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(replicas)])
     print(
         json.dumps(
-            {kind: {"one": train(kind, None), "several": train(kind, mirrored)} for kind in KINDS}
+            {kind: {"one": train(kind, None), "several": train(kind, mirrored)} for kind in kinds}
         )
     )
