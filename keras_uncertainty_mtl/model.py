@@ -217,7 +217,7 @@ class MultiTaskModel(keras.Model):
 
         ```python
         predicted = model.predictive_model().predict(x)
-        predicted["depth_standard_deviation"]  # one for each of predicted["depth_mean"]
+        predicted["depth_scale"]  # one for each of predicted["depth_location"]
         ```
         """
         network = inference_model(self)

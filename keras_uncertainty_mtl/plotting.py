@@ -127,7 +127,7 @@ def plot_coverage(
 
     ```python
     predicted = model.predictive_model().predict(x)
-    plot_coverage(y, predicted["depth_location"], predicted["depth_scale"], "laplace")
+    plot_coverage(y1, predicted["depth_location"], predicted["depth_scale"], "laplace")
     ```
     """
     figure, axes = _diagram("probability of a central interval", "share of targets in it")

@@ -103,7 +103,7 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
 
     ```python
     predicted = model.predictive_model().predict(x)
-    mass = central_mass(y, predicted["depth_mean"], predicted["depth_standard_deviation"])
+    mass = central_mass(y1, predicted["depth_location"], predicted["depth_scale"], "laplace")
     np.mean(mass <= 0.95)  # how many are in their 95% intervals
     ```
     """
