@@ -46,7 +46,7 @@ class Rule(UncertaintyWeighting):
         losses: dict[str, Tensor] = {}
         batches = self.observe(predictions, targets, sample_weight, mask)
         for group, batch in zip(self.groups, batches, strict=True):
-            means = global_mean(batch.loss_sum(), batch.weight_sum())
+            means = global_mean(batch.loss_sum, batch.weight_sum)
             losses |= dict(zip(group.tasks, ops.unstack(means[:, 0]), strict=True))
         return self.weigh(ops.stack([losses[task] for task in self.tasks]))
 

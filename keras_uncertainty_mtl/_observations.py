@@ -36,19 +36,22 @@ class Observations:
     losses: Tensor
     weights: Tensor | None
 
+    @functools.cached_property
     def weight_sum(self) -> Tensor:
         """The sums `Σ w`."""
         return total_weight(self.losses, self.weights, self.channels)
 
+    @functools.cached_property
     def loss_sum(self) -> Tensor:
         """The sums `Σ w·L` of the raw loss."""
         return self._sum(self.losses)
 
+    @functools.cached_property
     def scaled_loss_sum(self) -> Tensor:
         """The sums `Σ w·L·exp(-power · h)`, whose mean gives the closed-form optimum."""
         likelihood = self.likelihood
         if not likelihood.heteroscedastic:
-            return self.loss_sum()
+            return self.loss_sum
         noise = likelihood.element_log_variance(self.predictions)
         return self._sum(ops.exp(-likelihood.power * noise) * self.losses)
 
@@ -56,10 +59,10 @@ class Observations:
         """The sums `Σ w·nll` at an `s` a channel, of predictions at their temperature already."""
         likelihood = self.likelihood
         if likelihood.is_tempered:
-            return self.loss_sum()
+            return self.loss_sum
         if not likelihood.has_closed_form:
             return self.negative_log_likelihood_sum(log_variance)
-        losses, weights = self.scaled_loss_sum(), self.weight_sum()
+        losses, weights = self.scaled_loss_sum, self.weight_sum
         # An overflow that no weight counts would make the gradient of s NaN.
         losses = ops.where(weights == 0, ops.zeros_like(losses), losses)
         sums = likelihood.weight(log_variance) * losses + 0.5 * log_variance * weights

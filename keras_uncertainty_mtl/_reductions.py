@@ -31,6 +31,16 @@ def total_weight(values: Tensor, weights: Tensor | None, channels: int) -> Tenso
     return ops.broadcast_to(count, kept)
 
 
+def concatenate(tensors: list[Tensor]) -> Tensor:
+    """One vector of all entries."""
+    return ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors])
+
+
+def concatenate_by_task(sums: list[Tensor]) -> Tensor:
+    """Sums of shape `(tasks, channels)` of each group, as one vector of all tasks."""
+    return concatenate([ops.sum(each, axis=-1) for each in sums])
+
+
 def global_mean(sums: Tensor, totals: Tensor) -> Tensor:
     """The mean over the elements of the whole global batch; 0 where there are none.
 

@@ -137,13 +137,13 @@ class _GroupSums(keras.metrics.Metric):
     def update_state(self, batch: Observations) -> None:
         """Adds a batch."""
         if self._grid is None:
-            sums = batch.scaled_loss_sum()
+            sums = batch.scaled_loss_sum
         else:
             grid = ops.cast(ops.convert_to_tensor(self._grid), batch.predictions.dtype)
             # One point after the other, so that only one of them is in memory.
             sums = ops.map(batch.negative_log_likelihood_sum, grid)
         _add_compensated(self._sums, self._sums_excess, sums)
-        _add_compensated(self._total, self._total_excess, batch.weight_sum())
+        _add_compensated(self._total, self._total_excess, batch.weight_sum)
 
     def reset_state(self) -> None:
         """Forgets all batches, and keeps the grid."""

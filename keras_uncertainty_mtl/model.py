@@ -150,24 +150,15 @@ class MultiTaskModel(keras.Model):
     ) -> dict[str, Any]:
         """Sets every σ to its maximum-likelihood value on held-out data, the network as it is.
 
-        On the data that a network is trained on its errors are smaller than elsewhere, so that σ
-        is too. Data that were held out tell the σ of its errors on new ones: in closed form where
-        the mean loss is all it takes, by temperature scaling for the exact classification forms.
-        Any other likelihood is looked at over a grid of log-variances that gets finer.
+        Training errors understate test errors, so the trained σ is too small. Held-out data give σ
+        in closed form, and by temperature scaling for the exact classification forms. Missing
+        labels, masks and sample weights count as in training. A task without any label keeps its σ.
 
-        Missing labels, masks and sample weights count as in training. A task of which the data
-        hold no label keeps its σ. Training may go on from the new ones.
-
-        The data are read batch by batch: once, or three times where a task has no closed form; then
-        they must be the same each time, and no generator, which can be read only once.
+        The data are read once, or three times where a task has no closed form; then they must be
+        the same each time.
 
         Args:
-            x: As in `keras.Model.evaluate`.
-            y: As in `keras.Model.evaluate`.
-            sample_weight: As in `keras.Model.evaluate`.
-            batch_size: As in `keras.Model.evaluate`. It makes no difference to the result.
-            steps: As in `keras.Model.evaluate`.
-            verbose: As in `keras.Model.evaluate`.
+            x, y, sample_weight, batch_size, steps, verbose: As in `keras.Model.evaluate`.
 
         Returns:
             Dict from task to its new σ, as `weighting.sigmas()`.
@@ -178,23 +169,14 @@ class MultiTaskModel(keras.Model):
         Example:
 
         ```python
-        model.fit(x, y)
         model.calibrate(x_held_out, y_held_out)
-        model.predictive_model().export("saved_model")
         ```
 
         References:
             - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), for temperature scaling
         """
-        log_variances = optimal_log_variances(
-            self,
-            x,
-            y,
-            sample_weight=sample_weight,
-            batch_size=batch_size,
-            steps=steps,
-            verbose=verbose,
-        )
+        arguments = {"batch_size": batch_size, "steps": steps, "verbose": verbose}
+        log_variances = optimal_log_variances(self, x, y, sample_weight=sample_weight, **arguments)
         self.weighting.set_log_variances(log_variances)
         return self.weighting.sigmas()
 

@@ -53,22 +53,7 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
     References:
         - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 2
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, "float64")
-    if probabilities.shape[:-1] == labels.shape and probabilities.shape[-1] > 1:
-        _check_probabilities(probabilities, probabilities.sum(axis=-1))
-        _check_labels(labels, classes=probabilities.shape[-1])
-        is_true = probabilities.argmax(axis=-1) == labels
-        probabilities = probabilities.max(axis=-1)
-    elif probabilities.shape in (labels.shape, (*labels.shape, 1)):
-        _check_probabilities(probabilities)
-        _check_labels(labels, classes=2)
-        is_true = labels.reshape(probabilities.shape)
-    else:
-        raise ValueError(
-            "`probabilities` must have the shape of `labels`, with or without an axis of classes "
-            f"at its end. Received: labels of shape {labels.shape} and probabilities of shape "
-            f"{probabilities.shape}"
-        )
+    probabilities, is_true = _predicted(labels, probabilities)
     bin_of_each = np.minimum((probabilities * bins).astype(int), bins - 1).ravel()
     counts = np.bincount(bin_of_each, minlength=bins)
     filled = counts > 0
@@ -114,6 +99,33 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
     targets, locations, scales = (
         np.asarray(values, "float64") for values in (targets, locations, scales)
     )
+    _check_intervals(targets, locations, scales)
+    distances = np.abs(targets.reshape(locations.shape) - locations) / scales
+    return _MASS_WITHIN[distribution](distances)
+
+
+def _predicted(labels: Any, probabilities: Any) -> tuple[Any, Any]:
+    """The probability of each predicted event, and whether it is true."""
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, "float64")
+    if probabilities.shape[:-1] == labels.shape and probabilities.shape[-1] > 1:
+        _check_probabilities(probabilities, probabilities.sum(axis=-1))
+        _check_labels(labels, classes=probabilities.shape[-1])
+        is_true = probabilities.argmax(axis=-1) == labels
+        probabilities = probabilities.max(axis=-1)
+    elif probabilities.shape in (labels.shape, (*labels.shape, 1)):
+        _check_probabilities(probabilities)
+        _check_labels(labels, classes=2)
+        is_true = labels.reshape(probabilities.shape)
+    else:
+        raise ValueError(
+            "`probabilities` must have the shape of `labels`, with or without an axis of classes "
+            f"at its end. Received: labels of shape {labels.shape} and probabilities of shape "
+            f"{probabilities.shape}"
+        )
+    return probabilities, is_true
+
+
+def _check_intervals(targets: Any, locations: Any, scales: Any) -> None:
     fits = locations.shape in (targets.shape, (*targets.shape, 1))
     if not fits or scales.shape != locations.shape:
         raise ValueError(
@@ -133,8 +145,6 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
             f"`scales` must be positive. Received: scales from {scales.min()}. Instead of "
             "log-variances take the output of `predictive_model()`."
         )
-    distances = np.abs(targets.reshape(locations.shape) - locations) / scales
-    return _MASS_WITHIN[distribution](distances)
 
 
 def _check_probabilities(probabilities: Any, sums: Any = 1.0) -> None:

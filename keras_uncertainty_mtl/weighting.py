@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl import likelihoods
+from keras_uncertainty_mtl._arguments import is_shape, validate_loss_weights, validate_tasks
 from keras_uncertainty_mtl._groups import group_tasks
 from keras_uncertainty_mtl._keras_internals import clear_losses
 from keras_uncertainty_mtl._log_variances import LogVariances
 from keras_uncertainty_mtl._metrics import TaskStatistics
 from keras_uncertainty_mtl._observations import Observations, keras_masks, observe
-from keras_uncertainty_mtl._reductions import global_mean, num_replicas, sum_over_replicas
+from keras_uncertainty_mtl._reductions import (
+    concatenate,
+    concatenate_by_task,
+    global_mean,
+    num_replicas,
+    sum_over_replicas,
+)
 from keras_uncertainty_mtl._structures import by_task, in_structure_of, naming_task
-from keras_uncertainty_mtl.likelihoods import Likelihood
 
 Tensor = Any
 
@@ -44,9 +48,8 @@ class UncertaintyWeighting(keras.layers.Layer):
     without any observed element of a task, or without any error, says nothing of its noise.
 
     No log-variance leaves ±60, so σ stays between 1e-13 and 1e13 in the units of its task. A NaN or
-    infinity that reaches a loss makes the combined loss NaN.
-
-    Training and evaluation report `{task}_loss`, the raw loss, and `{task}_sigma`.
+    infinity that reaches a loss makes the combined loss NaN. Training and evaluation report
+    `{task}_loss`, the raw loss, and `{task}_sigma`.
 
     Args:
         tasks: Dict from each task's name to its likelihood, or to a Keras loss, its name or config.
@@ -100,8 +103,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         # Without autocast, targets and predictions arrive as they are: losses need their precision.
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True
-        self.tasks = _validate_tasks(tasks)
-        self.loss_weights = _validate_loss_weights(loss_weights, list(self.tasks))
+        self.tasks = validate_tasks(tasks)
+        self.loss_weights = validate_loss_weights(loss_weights, list(self.tasks))
         if update not in ("trained", "closed_form"):
             raise ValueError(
                 f'`update` must be "trained" or "closed_form". Received: update={update!r}'
@@ -110,7 +113,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def build(self, predictions_shape: Any) -> None:
         """Groups the tasks, and creates the log-variances: one for each task or channel."""
-        if _is_shape(predictions_shape):
+        if is_shape(predictions_shape):
             predictions_shape = [predictions_shape]
         shapes = by_task(list(self.tasks), predictions_shape, "predictions")
         shapes = {task: tuple(shape) for task, shape in shapes.items()}
@@ -140,8 +143,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             loss = self.combined_loss(
                 predictions, targets, sample_weight, predictions_mask, training, report
             )
-            if num_replicas() > 1:
-                # The replicas have just waited for each other, and share one list of losses.
+            if num_replicas() > 1:  # They wait for each other, and share one list of losses.
                 clear_losses(self)
             self.add_loss(loss)
         return predictions
@@ -156,14 +158,11 @@ class UncertaintyWeighting(keras.layers.Layer):
             for task, target in by_task(tasks, targets, "targets").items():
                 with naming_task(task):
                     self.tasks[task].align(target, named[task])
-        specs = {
-            task: keras.KerasTensor(
-                named[task].shape,
-                self._loss_dtype if likelihood.is_tempered else named[task].dtype,
-            )
-            for task, likelihood in self.tasks.items()
-        }
-        return in_structure_of(predictions, specs)
+        for task, prediction in named.items():
+            is_tempered = self.tasks[task].is_tempered
+            dtype = self._loss_dtype if is_tempered else prediction.dtype
+            named[task] = keras.KerasTensor(prediction.shape, dtype)
+        return in_structure_of(predictions, named)
 
     def combined_loss(
         self,
@@ -188,9 +187,9 @@ class UncertaintyWeighting(keras.layers.Layer):
             Scalar tensor, NaN if any of the tasks' losses is not finite.
         """
         batches = self.observe(predictions, targets, sample_weight, mask)
-        weights = [batch.weight_sum() for batch in batches]
-        totals = sum_over_replicas(_flat(weights))
-        mean_losses = global_mean(_flat([batch.scaled_loss_sum() for batch in batches]), totals)
+        weights = [batch.weight_sum for batch in batches]
+        totals = sum_over_replicas(concatenate(weights))
+        mean_losses = global_mean(concatenate([batch.scaled_loss_sum for batch in batches]), totals)
         log_variances = self._log_variances(mean_losses, training=training)
         if report:
             self._report(batches, weights, log_variances)
@@ -198,7 +197,10 @@ class UncertaintyWeighting(keras.layers.Layer):
             batch.tempered_negative_log_likelihood_sum(group.of(log_variances))
             for group, batch in zip(self.groups, batches, strict=True)
         ]
-        means = global_mean(_by_task(sums), _by_task([group.of(totals) for group in self.groups]))
+        means = global_mean(
+            concatenate_by_task(sums),
+            concatenate_by_task([group.of(totals) for group in self.groups]),
+        )
         loss = ops.sum(ops.convert_to_tensor(self._loss_weights) * means)
         # An infinite loss is as wrong as NaN, and has gradients as wrong.
         return loss * ops.where(ops.isfinite(loss), ops.ones_like(loss), math.nan)
@@ -267,8 +269,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         """
         if not self.built:
             raise ValueError(
-                "The layer has no log-variances yet. Call it on predictions first, or make a model "
-                "with it."
+                "The layer has no log-variances yet. Call it on predictions, or make a model of it."
             )
         vector = ops.convert_to_numpy(self._log_variances())
         values = {task: vector[place] for group in self.groups for task, place in group.places()}
@@ -281,9 +282,6 @@ class UncertaintyWeighting(keras.layers.Layer):
         """Each task's σ, the standard deviation of its noise in its own units.
 
         For an exact classification task σ² is the temperature of its logits.
-
-        Returns:
-            Dict from task to a NumPy scalar, or a vector where each channel has its own.
         """
         return {task: np.exp(0.5 * value) for task, value in self.log_variances().items()}
 
@@ -292,17 +290,11 @@ class UncertaintyWeighting(keras.layers.Layer):
 
         An exact classification likelihood has no such factor; in its place stands that of the
         approximate form, `exp(-s)`.
-
-        Returns:
-            Dict from task to a NumPy scalar, or a vector where each channel has its own.
         """
+        s = self.log_variances()
         return {
-            task: self.loss_weights[task]
-            * likelihood.scale
-            * np.exp(-likelihood.power * log_variance)
-            for (task, likelihood), log_variance in zip(
-                self.tasks.items(), self.log_variances().values(), strict=True
-            )
+            task: self.loss_weights[task] * each.scale * np.exp(-each.power * s[task])
+            for task, each in self.tasks.items()
         }
 
     def set_log_variances(self, log_variances: Mapping[str, Any]) -> None:
@@ -312,11 +304,8 @@ class UncertaintyWeighting(keras.layers.Layer):
             log_variances: Dict from each task to its `s = log σ²`: a number, or a vector of one for
                 each channel; NaN where it is to stay as it is.
         """
-        values = [
-            np.broadcast_to(log_variances[task], group.channels)
-            for group in self.groups
-            for task in group.tasks
-        ]
+        pairs = [(task, group.channels) for group in self.groups for task in group.tasks]
+        values = [np.broadcast_to(log_variances[task], channels) for task, channels in pairs]
         self._log_variances.assign(np.concatenate(values))
 
     def get_config(self) -> dict[str, Any]:
@@ -344,9 +333,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         named = by_task(list(self.tasks), predictions, "predictions")
         log_variances = self._log_variances()
         for group in groups:
-            for task, log_variance in zip(
-                group.tasks, ops.unstack(group.of(log_variances)), strict=True
-            ):
+            each = zip(group.tasks, ops.unstack(group.of(log_variances)), strict=True)
+            for task, log_variance in each:
                 logits = ops.cast(named[task], self._loss_dtype)
                 named[task] = group.likelihood.temper(logits, log_variance)
         return in_structure_of(predictions, named)
@@ -357,61 +345,5 @@ class UncertaintyWeighting(keras.layers.Layer):
         """Adds a batch to the metrics; the σ of a task is the root mean square of its channels'."""
         variances = [ops.exp(group.of(log_variances)) for group in self.groups]
         sigmas = [ops.sqrt(ops.mean(each, axis=-1)) for each in variances]
-        losses = _by_task([batch.loss_sum() for batch in batches])
-        self._statistics.update_state(losses, _by_task(weights), _flat(sigmas))
-
-
-def _flat(tensors: list[Tensor]) -> Tensor:
-    """One vector of all entries."""
-    return ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors])
-
-
-def _by_task(sums: list[Tensor]) -> Tensor:
-    """Sums of shape `(tasks, channels)` of each group, as one vector of all tasks."""
-    return _flat([ops.sum(each, axis=-1) for each in sums])
-
-
-def _validate_tasks(tasks: Any) -> dict[str, Likelihood]:
-    if not isinstance(tasks, Mapping) or not tasks:
-        raise ValueError(
-            "`tasks` must be a dict from the name of each task to its likelihood, with one task or "
-            f"more. Received: tasks={tasks!r}"
-        )
-    validated = {}
-    for task, likelihood in tasks.items():
-        if not isinstance(task, str) or not task or "/" in task:
-            raise ValueError(
-                "The name of a task must be a string that is not empty and has no '/' in it. "
-                f"Received: {task!r}"
-            )
-        with naming_task(task):
-            validated[task] = likelihoods.get(likelihood)
-    return validated
-
-
-def _validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, float]:
-    weights = dict.fromkeys(tasks, 1.0)
-    if loss_weights is None:
-        return weights
-    if not isinstance(loss_weights, Mapping):
-        raise ValueError(
-            f"`loss_weights` must be a dict from task to a number. Received: {loss_weights!r}"
-        )
-    for task, weight in loss_weights.items():
-        if task not in weights:
-            raise ValueError(
-                f"`loss_weights` names the unknown task {task!r}. The tasks are {tasks}."
-            )
-        if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
-            raise ValueError(
-                f"Task '{task}': its entry in `loss_weights` must be a finite number that is not "
-                f"negative. Received: {weight!r}"
-            )
-        weights[task] = float(weight)
-    return weights
-
-
-def _is_shape(value: Any) -> bool:
-    return not isinstance(value, dict) and all(
-        size is None or isinstance(size, int) for size in value
-    )
+        losses = concatenate_by_task([batch.loss_sum for batch in batches])
+        self._statistics.update_state(losses, concatenate_by_task(weights), concatenate(sigmas))

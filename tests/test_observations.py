@@ -249,9 +249,7 @@ def test_the_sum_of_raw_losses_has_their_gradient(approximate):
     likelihood = Categorical(approximate=approximate)
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        total = observe(
-            likelihood, 1, {"task": (logits, classes, None, None)}, "float64"
-        ).loss_sum()
+        total = observe(likelihood, 1, {"task": (logits, classes, None, None)}, "float64").loss_sum
     expected = softmax(logits, axis=-1) - np.eye(CHANNELS)[classes]
     np.testing.assert_allclose(tape.gradient(total, logits), expected, rtol=1e-6, atol=1e-9)
 
