@@ -25,6 +25,9 @@ LARGEST_RATIO = 10.0
 # slow for a logarithm, so θ counts this many times in s.
 STEP_SCALE = 3.0
 
+# The largest correction of a closed form: σ stays within a factor of e^½ of it.
+LARGEST_CORRECTION = 1.0
+
 # The gradient of θ, as a share of that of s. Plain gradient descent thus moves s by a tenth of a
 # learning rate times its gradient; with momentum, larger steps would follow single batches.
 GRADIENT_SCALE = 0.1 / STEP_SCALE
@@ -64,7 +67,7 @@ class LogVariances(keras.layers.Layer):
             name="theta",
             shape=theta.shape,
             initializer=_constant(theta),
-            constraint=_Bound(BOUND / STEP_SCALE),
+            constraint=_Bound(np.where(self._closed_form, LARGEST_CORRECTION, BOUND) / STEP_SCALE),
         )
         # All replicas assign the same value, so none has to wait for another.
         self.running = keras.Variable(
@@ -88,11 +91,13 @@ class LogVariances(keras.layers.Layer):
             ops.convert_to_tensor,
             (self._closed_form, self._power, self._offset, self._is_trained),
         )
-        # Before the first batch σ is 1.
+        # Before the first batch that tells, σ of a closed form is 1 and has no gradient.
         is_known = counts > 0
         means = ops.where(is_known, ops.divide_no_nan(sums, counts), ops.ones_like(sums))
         optima = ops.where(is_known, ops.log(means) / power + offset, ops.zeros_like(sums))
+        moves = ops.logical_or(is_known, closed_form == 0)
         theta = is_trained * ops.convert_to_tensor(self.theta)
+        theta = ops.where(moves, theta, ops.zeros_like(theta))
         steps = GRADIENT_SCALE * theta
         steps = steps + ops.stop_gradient(STEP_SCALE * theta - steps)
         return ops.clip(closed_form * optima + steps, -BOUND, BOUND)
@@ -162,10 +167,11 @@ def _constant(values: np.ndarray) -> Any:
 
 
 class _Bound(keras.constraints.Constraint):
-    """Keeps a weight within ±limit, from where any optimizer comes back at once."""
+    """Keeps a weight within ±limits, from where any optimizer comes back at once."""
 
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
+    def __init__(self, limits: np.ndarray) -> None:
+        self.limits = limits
 
     def __call__(self, weight: Tensor) -> Tensor:
-        return ops.clip(weight, -self.limit, self.limit)
+        limits = ops.convert_to_tensor(self.limits, weight.dtype)
+        return ops.minimum(ops.maximum(weight, -limits), limits)

@@ -84,7 +84,7 @@ class Observations:
             self.predictions,
             log_variance,
         )
-        return self._sum(values)
+        return self._sum(_with_tasks(likelihood, values))
 
     def _sum(self, values: Tensor) -> Tensor:
         return weighted_sum(values, self.weights, self.channels)
@@ -114,8 +114,12 @@ def observe(
     if likelihood.target_dtype == "float32":
         targets = ops.cast(targets, dtype)
     losses = _of_elements(likelihood, likelihood.loss, targets, predictions)
+    # A Keras loss may mask elements that it has no value for, as `Circle` does.
+    (mask,) = keras_masks([losses])
+    losses = _with_tasks(likelihood, losses)
+    mask = None if mask is None else _with_tasks(likelihood, mask)
     with naming_task(next(iter(tensors))):
-        weights = element_weights(losses, observed, weights)
+        weights = element_weights(losses, observed, weights, mask)
     return Observations(likelihood, channels, targets, predictions, losses, weights)
 
 
@@ -128,10 +132,15 @@ def is_elementwise(likelihood: Likelihood) -> bool:
 
 
 def _of_elements(likelihood: Likelihood, function: Any, *tensors: Tensor) -> Tensor:
-    """A function of a likelihood, on tensors that have an axis of tasks."""
+    """A function of a likelihood, on tensors with the axis of tasks that it takes, or without."""
     if is_elementwise(likelihood):
         return function(*tensors)
-    return ops.expand_dims(function(*(tensor[0] for tensor in tensors)), 0)
+    return function(*(tensor[0] for tensor in tensors))
+
+
+def _with_tasks(likelihood: Likelihood, values: Tensor) -> Tensor:
+    """The values of `_of_elements`, with an axis of tasks."""
+    return values if is_elementwise(likelihood) else ops.expand_dims(values, 0)
 
 
 class _MaskReader(keras.layers.Layer):
@@ -215,14 +224,12 @@ def _is_label(targets: Tensor, missing: float) -> Tensor:
     return ops.not_equal(targets, value)
 
 
-def element_weights(losses: Tensor, observed: Any, weights: Any) -> Tensor | None:
+def element_weights(losses: Tensor, observed: Any, weights: Any, mask: Any) -> Tensor | None:
     """The weight of each loss, `None` if all count alike.
 
     A loss over several targets counts if all of them are `observed`. `weights` broadcast over the
-    targets, and may not be finer than the losses.
+    targets, and may not be finer than the losses. `mask` is that of the losses.
     """
-    # A Keras loss may mask elements that it has no value for, as `Circle` does.
-    (mask,) = keras_masks([losses])
     if observed is None and mask is None:
         return None
     if len(losses.shape) == 1:

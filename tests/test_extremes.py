@@ -324,7 +324,7 @@ class TestBounds:
 
     # PyTorch runs its steps one by one, which is slow, so it takes fewer. Adam needs most of them
     # where it has to forget large gradients first, until 2e4 / σ² is below 1.
-    STEPS, STEPS_AT_ONCE, HOTTEST = 10_000, 500, 1e3
+    STEPS, STEPS_AT_ONCE, HOTTEST = 10_000, 500, 900
     if keras.backend.backend() == "torch":
         STEPS, STEPS_AT_ONCE, HOTTEST = 2_000, 1, 142
 
@@ -386,7 +386,7 @@ class TestBounds:
         for task in ("perfect", "surely"):
             assert ends[task] == pytest.approx(1.0, rel=0.06), task
         assert ends["larger"] == pytest.approx(LARGEST, rel=1e-5)
-        # At temperature 1e6, logits of 1e4 are equally likely.
+        # At a temperature near 1e6, logits of 1e4 are nearly equally likely.
         assert self.HOTTEST < ends["hotter"] <= LARGEST * (1 + 1e-5)
 
         # These errors are near the bounds, because far larger gradients would stall Adam.

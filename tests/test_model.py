@@ -179,8 +179,12 @@ class TestFit:
         expected = stock.get_metrics_result()
         price = np.abs(stock.predict(x, verbose=0)[2] - y["price"])[labelled].mean()
         assert reported["metres_loss"] == pytest.approx(float(expected["last_loss"]), rel=1e-5)
-        assert reported["classes_loss"] == pytest.approx(float(expected["middle_loss"]), rel=1e-5)
-        assert reported["classes_accuracy"] == pytest.approx(float(expected["middle_accuracy"]))
+        assert reported["classes_loss"] == pytest.approx(
+            float(expected["classes_temperature_loss"]), rel=1e-5
+        )
+        assert reported["classes_accuracy"] == pytest.approx(
+            float(expected["classes_temperature_accuracy"])
+        )
         assert reported["price_loss"] == pytest.approx(price, rel=1e-5)
 
     def test_callbacks_see_every_task_in_training_and_validation(self, tmp_path):
@@ -270,8 +274,8 @@ class TestFit:
             keras.config.set_dtype_policy("float32")
         histories = fit(models[0], x, y), fit(models[1], as_inputs(x, y), None)
         for model, history in zip(models, histories, strict=True):
-            (log_variance,) = [w for w in model.trainable_weights if w.name == "log_variance"]
-            assert log_variance.dtype == "float32"
+            (theta,) = [w for w in model.trainable_weights if w.name == "theta"]
+            assert theta.dtype == "float32"
             assert all(np.all(np.isfinite(values)) for values in history.values())
             # Half precision cannot hold the squares of thousands.
             assert history["metres_loss"][0] > 1e5
@@ -664,10 +668,10 @@ class TestPredictiveModel:
             "channels_scale": np.exp(f["channels"][:, 2:] / 2) * [1 / root, 3 / root],
             "heavy_location": f["heavy"],
             "heavy_scale": np.full((100, 1), 1e5 / root),
-            "kind_probabilities": special.softmax(f["kind"] / self.TEMPERATURE, axis=-1),
+            "kind_probabilities": special.softmax(f["kind"], axis=-1),
             "kind_approximate_probabilities": special.softmax(f["kind_approximate"], axis=-1),
             "kind_probabilities_probabilities": f["kind_probabilities"],
-            "flags_probabilities": special.expit(f["flags"] / self.TEMPERATURE),
+            "flags_probabilities": special.expit(f["flags"]),
             "vague_probabilities": special.expit(f["vague"]),
             "huber_prediction": f["huber"],
             "own_centre": f["own"],

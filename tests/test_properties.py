@@ -177,7 +177,7 @@ def make_layer(tasks, initial_sigma="own"):
 
 def combined_loss(layer, tasks, predictions=None, training=False):
     return layer.combined_loss(
-        predictions or {name: task.f for name, task in tasks.items()},
+        layer(predictions or {name: task.f for name, task in tasks.items()}),
         {name: task.y for name, task in tasks.items()},
         {name: task.sample_weight for name, task in tasks.items()},
         training=training,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_uncertainty_mtl._shapes import Shape
@@ -128,6 +129,9 @@ class Categorical(_Discrete):
         """The cross-entropy of each element, over the last axis; NaN for a class out of range."""
         if not self.sparse:
             return ops.categorical_crossentropy(targets, predictions, from_logits=self.from_logits)
+        if keras.backend.standardize_dtype(targets.dtype) in ("bool", "int8", "uint8"):
+            # These may not hold the number of classes.
+            targets = ops.cast(targets, "int32")
         # Backends differ in the loss of a class out of range: an error, NaN, or a silent 0.
         in_range = ops.logical_and(targets >= 0, targets < predictions.shape[-1])
         classes = ops.cast(ops.where(in_range, targets, 0), "int32")
