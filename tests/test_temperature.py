@@ -79,8 +79,8 @@ def test_an_exported_model_has_the_likelihood_that_training_reported(problem, tm
     model.fit(x, y, epochs=2, verbose=0)
     reported = model.evaluate(x, y, verbose=0, return_dict=True)
     model.export(tmp_path / "model", verbose=False)
-    served = tf.saved_model.load(tmp_path / "model").serve(x)
-    answers = {task: logits.numpy() for task, logits in served.items()}
+    served = tf.saved_model.load(tmp_path / "model")
+    answers = {task: logits.numpy() for task, logits in served.serve(x).items()}
     for task, expected in negative_log_likelihoods(answers, y).items():
         assert reported[f"{task}_loss"] == pytest.approx(expected, rel=1e-5)
 

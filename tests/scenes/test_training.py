@@ -103,7 +103,8 @@ def test_the_trace_records_sigma_from_the_first_step_on(scenes):
     assert set(trace.sigmas) == set(TASKS)
     for task in TASKS:
         first, *later = trace.sigmas[task]
-        assert first == pytest.approx(3.0, rel=1e-6)
+        # The given σ counts as one batch beside the first, whose loss counts as at most ten times.
+        assert 3.0 / 2 < first < 3.0 * 5.5
         assert len(later) == 2  # after 20 and 40 of 50 steps
         assert later[-1] != pytest.approx(3.0, rel=0.01)
 
