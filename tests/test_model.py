@@ -777,7 +777,7 @@ class TestOptimizers:
         y = {task: np.zeros(100) for task in y}
         model = self.model(optimizer())
         np.testing.assert_array_equal(
-            self.decay(model, model.weighting.trainable_variables[0], (x, y)), 0.5
+            self.decay(model, model.weighting.trainable_variables[0], (x, y)), 0.25
         )
 
     def test_weight_decay_leaves_log_variances_alone_after_loading(self, tmp_path):
@@ -786,7 +786,7 @@ class TestOptimizers:
         self.model(self.DECAYING[0]()).save(tmp_path / "m.keras")
         model = keras.saving.load_model(tmp_path / "m.keras")
         np.testing.assert_array_equal(
-            self.decay(model, model.weighting.trainable_variables[0], (x, y)), 0.5
+            self.decay(model, model.weighting.trainable_variables[0], (x, y)), 0.25
         )
 
     def test_a_users_exclusions_from_weight_decay_stay(self):
@@ -808,7 +808,7 @@ class TestOptimizers:
         optimizer.exclude_from_weight_decay(var_names=["bias"])
         y = {task: np.zeros(100) for task in y}
         np.testing.assert_array_equal(
-            self.decay(model, model.weighting.trainable_variables[0], (x, y)), 0.5
+            self.decay(model, model.weighting.trainable_variables[0], (x, y)), 0.25
         )
 
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
