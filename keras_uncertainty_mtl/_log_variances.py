@@ -84,6 +84,9 @@ class LogVariances(keras.layers.Layer):
     def call(self, mean_losses: Tensor = None, training: bool = False) -> Tensor:
         """The log-variances, in training after they have followed a vector of mean losses."""
         sums, counts = ops.unstack(ops.convert_to_tensor(self.running))
+        # On the batch that σ starts from there is no gradient. A rounding error of one would make
+        # Adam take a full step.
+        is_corrected = ops.logical_or(self._closed_form == 0, counts > 0)
         if mean_losses is not None and training and self.trainable:
             sums, counts = self._follow(ops.stop_gradient(mean_losses), sums, counts)
             self.running.assign(ops.stack([sums, counts]))
@@ -91,13 +94,12 @@ class LogVariances(keras.layers.Layer):
             ops.convert_to_tensor,
             (self._closed_form, self._power, self._offset, self._is_trained),
         )
-        # Before the first batch that tells, σ of a closed form is 1 and has no gradient.
+        # Before the first batch that tells, σ of a closed form is 1.
         is_known = counts > 0
         means = ops.where(is_known, ops.divide_no_nan(sums, counts), ops.ones_like(sums))
         optima = ops.where(is_known, ops.log(means) / power + offset, ops.zeros_like(sums))
-        moves = ops.logical_or(is_known, closed_form == 0)
         theta = is_trained * ops.convert_to_tensor(self.theta)
-        theta = ops.where(moves, theta, ops.zeros_like(theta))
+        theta = ops.where(is_corrected, theta, ops.zeros_like(theta))
         steps = GRADIENT_SCALE * theta
         steps = steps + ops.stop_gradient(STEP_SCALE * theta - steps)
         return ops.clip(closed_form * optima + steps, -BOUND, BOUND)

@@ -115,7 +115,7 @@ class Likelihood:
             Tensor of one number an element.
         """
         log_variance = log_variance + self.element_log_variance(predictions)
-        return self.weight(log_variance) * self.loss(targets, predictions) + 0.5 * log_variance
+        return self.loss(targets, predictions) * self.weight(log_variance) + 0.5 * log_variance
 
     def element_log_variance(self, predictions: Tensor) -> Any:
         """`h`, the log-variance of each element next to the task's `s`; 0 if there is none."""
