@@ -1,7 +1,5 @@
 """Checks of the arguments of the layer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from numbers import Real
@@ -52,10 +50,3 @@ def validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, floa
             )
         weights[task] = float(weight)
     return weights
-
-
-def is_shape(value: Any) -> bool:
-    """Whether a value is the shape of one tensor, and not a structure of shapes."""
-    return not isinstance(value, dict) and all(
-        size is None or isinstance(size, int) for size in value
-    )

@@ -1,21 +1,16 @@
 """Groups of tasks that are computed as one, decided once, when the layer is built."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._observations import is_elementwise
-from keras_uncertainty_mtl._shapes import Shape
+from keras_uncertainty_mtl._shapes import Shape, Tensor
 from keras_uncertainty_mtl._structures import naming_task
 from keras_uncertainty_mtl.likelihoods import Likelihood
-
-Tensor = Any
 
 # The most predictions of a sample for its task to join others: stacking copies them.
 LARGEST = 1024
@@ -53,20 +48,21 @@ class Group:
         part = vector[self.start : self.start + self.size]
         return ops.reshape(part, (len(self.tasks), self.channels))
 
-    def places(self) -> list[tuple[str, slice]]:
-        """Each task, and the place of its log-variances in the vector of all."""
+    def places(self) -> dict[str, int | slice]:
+        """For each task, the index of its log-variance in the vector of all, or a slice of them."""
         starts = range(self.start, self.start + self.size, self.channels)
-        return [
-            (task, slice(start, start + self.channels))
-            for task, start in zip(self.tasks, starts, strict=True)
-        ]
+        places = zip(self.tasks, starts, strict=True)
+        if self.likelihood.per_channel:
+            return {task: slice(start, start + self.channels) for task, start in places}
+        return dict(places)
 
     def initial_log_variances(self) -> np.ndarray:
         """The log-variances to start from, NaN for the optimum of the first batch."""
         unknown = math.nan if self.likelihood.has_closed_form else 1.0
-        sigmas = (each.initial_sigma for each in self.likelihoods)
-        starts = (2.0 * np.log(unknown if sigma is None else sigma) for sigma in sigmas)
-        return np.concatenate([np.broadcast_to(start, self.channels) for start in starts])
+        sigmas = [each.initial_sigma or unknown for each in self.likelihoods]
+        return np.concatenate(
+            [np.broadcast_to(2.0 * np.log(sigma), self.channels) for sigma in sigmas]
+        )
 
 
 def group_tasks(
@@ -78,52 +74,51 @@ def group_tasks(
     change the place of a log-variance, on which the state of a saved optimizer rests.
     """
     members: dict[Hashable, list[str]] = {}
-    channels: dict[str, int] = {}
     for task in sorted(tasks):
-        with naming_task(task):
-            channels[task] = _channels(tasks[task], prediction_shapes[task])
-        members.setdefault(_kind(tasks[task], prediction_shapes[task]) or task, []).append(task)
+        key = _kind(tasks[task], prediction_shapes[task]) or task
+        members.setdefault(key, []).append(task)
     groups: list[Group] = []
     start = 0
     for names in members.values():
+        for task in names:
+            with naming_task(task):
+                channels = _channels(tasks[task], prediction_shapes[task])
         likelihoods = tuple(tasks[task] for task in names)
-        groups.append(Group(tuple(names), likelihoods, channels[names[0]], start))
+        groups.append(Group(tuple(names), likelihoods, channels, start))
         start += groups[-1].size
     return groups
 
 
 def _kind(likelihood: Likelihood, prediction_shape: Shape) -> Hashable:
     """A key that tasks of one group share, `None` for a task that is computed alone."""
-    sizes = [size for size in prediction_shape[1:] if size is not None]
-    is_known = len(sizes) == len(prediction_shape[1:])
-    if not is_elementwise(likelihood) or not is_known or math.prod(sizes) > LARGEST:
+    size = math.prod(size or math.inf for size in prediction_shape[1:])
+    if not is_elementwise(likelihood) or size > LARGEST:
         return None
-    return (
-        type(likelihood),
-        repr(likelihood.get_config() | {"initial_sigma": None}),
-        prediction_shape,
-    )
+    config = likelihood.get_config() | {"initial_sigma": None}
+    return type(likelihood), repr(config), prediction_shape
 
 
 def _channels(likelihood: Likelihood, prediction_shape: Shape) -> int:
     """The number of log-variances of a task, once its likelihood is seen to fit the predictions."""
+    channels = 1
     target_shape = likelihood.target_shape(prediction_shape)
-    has_channels = len(prediction_shape) > 1 and prediction_shape[-1] is not None
-    if likelihood.per_channel and not has_channels:
-        raise ValueError(
-            "`per_channel=True` expects predictions whose last axis is of channels, as many as are "
-            f"known beforehand. Received: predictions of shape {prediction_shape}"
-        )
-    channels = target_shape[-1] or 1 if likelihood.per_channel else 1
-    sigmas = likelihood.initial_sigma
-    if isinstance(sigmas, list) and len(sigmas) != channels:
+    if likelihood.per_channel:
+        if len(target_shape) < 2 or target_shape[-1] is None:
+            raise ValueError(
+                "`per_channel=True` expects predictions whose last axis is of channels, as many "
+                f"as are known beforehand. Received: predictions of shape {prediction_shape}"
+            )
+        channels = target_shape[-1]
+    sigmas = np.atleast_1d(likelihood.initial_sigma or 1.0)
+    if len(sigmas) not in (1, channels):
         raise ValueError(
             f"`initial_sigma` must be one number or {channels} of them, one for each channel. "
             f"Received: {len(sigmas)} numbers."
         )
-    if sigmas is not None and np.max(np.abs(2.0 * np.log(sigmas))) > BOUND:
+    if np.max(np.abs(2.0 * np.log(sigmas))) > BOUND:
         raise ValueError(
-            "`initial_sigma` must be between 1e-13 and 1e13. "
-            f"Received: initial_sigma={sigmas!r}. Have the task in a unit nearer to its noise."
+            "`initial_sigma` must be between 1e-13 and 1e13. Received: "
+            f"initial_sigma={likelihood.initial_sigma!r}. Have the task in a unit nearer to its "
+            "noise."
         )
     return channels

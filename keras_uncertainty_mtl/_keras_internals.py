@@ -4,17 +4,14 @@ Every function says what it reads, why there is no public way, and what happens 
 tests of `tests/test_keras_internals.py` run on the oldest Keras, the newest and the nightly.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 
 def loss_arguments(loss: Any) -> dict[str, Any]:
     """The arguments that a Keras loss was made with.
 
-    Reads `_fn_kwargs`: Keras 3.15 leaves some arguments out of the public `get_config`, so that
-    `Huber(delta=3)` would come back as `Huber()`. Keras 3.16 leaves out none. Without the private
-    name, the config alone counts.
+    Reads `_fn_kwargs`: Keras 3.15 leaves some arguments out of the public `get_config`, as `delta`
+    of `Huber(delta=3)`. Keras 3.16 leaves out none, and without the name the config alone counts.
     """
     config = loss.get_config() if hasattr(loss, "get_config") else {}
     return {**config, **getattr(loss, "_fn_kwargs", {})}
@@ -66,7 +63,6 @@ def name_outputs(model: Any, names: list[str]) -> None:
     """Names the outputs of a functional model for `compile(metrics=…)` and for reports.
 
     Sets `output_names`, which Keras takes from the layers that the outputs come out of: here one
-    layer for all. Without it, metrics of outputs in a list would share one name; `compile` would
-    then refuse metrics that are keyed by task.
+    layer for all. Without it, `compile` refuses metrics that are keyed by task.
     """
     model.output_names = names

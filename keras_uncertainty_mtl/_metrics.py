@@ -1,14 +1,11 @@
 """Metrics of the tasks: the raw loss and the σ of each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
 
-Tensor = Any
+from keras_uncertainty_mtl._shapes import Tensor
 
 
 class TaskStatistics(keras.metrics.Metric):

@@ -1,7 +1,5 @@
 """Observations: the elements of a batch that count, and the weight of each."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping
@@ -13,11 +11,9 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._reductions import total_weight, weighted_sum
-from keras_uncertainty_mtl._shapes import Shape, check_tensor, match_leading_axes
+from keras_uncertainty_mtl._shapes import Shape, Tensor, check_tensor, match_leading_axes
 from keras_uncertainty_mtl._structures import naming_task
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
-
-Tensor = Any
 
 
 @dataclass(frozen=True)
@@ -72,19 +68,14 @@ class Observations:
 
     def negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
         """The sums `Σ w·nll` at an `s` a channel, element by element, in the likelihood's form."""
-        likelihood = self.likelihood
         shape: Shape = (self.channels,) if self.channels > 1 else ()
-        if is_elementwise(likelihood):
+        if is_elementwise(self.likelihood):
             shape = (*[1] * (len(self.predictions.shape) - 2), self.channels)
         log_variance = ops.reshape(log_variance, (log_variance.shape[0], *shape))
-        values = _of_elements(
-            likelihood,
-            likelihood.negative_log_likelihood,
-            self.targets,
-            self.predictions,
-            log_variance,
-        )
-        return self._sum(_with_tasks(likelihood, values))
+        function = self.likelihood.negative_log_likelihood
+        tensors = (self.targets, self.predictions, log_variance)
+        values, _ = _of_elements(self.likelihood, function, *tensors)
+        return self._sum(values)
 
     def _sum(self, values: Tensor) -> Tensor:
         return weighted_sum(values, self.weights, self.channels)
@@ -108,60 +99,46 @@ def observe(
     weights = _stack_weights(all_weights, all_targets, dtype)
     targets = ops.stack(all_targets)
 
-    observed = _observed(targets, likelihood.missing, weights)
+    observed = None if weights is None else ops.not_equal(weights, 0)
+    if likelihood.missing is not None:
+        is_label = _is_label(targets, likelihood.missing)
+        observed = is_label if observed is None else ops.logical_and(is_label, observed)
     if observed is not None:
         targets = ops.where(observed, targets, 0)
     if likelihood.target_dtype == "float32":
         targets = ops.cast(targets, dtype)
-    losses = _of_elements(likelihood, likelihood.loss, targets, predictions)
-    # A Keras loss may mask elements that it has no value for, as `Circle` does.
-    (mask,) = keras_masks([losses])
-    losses = _with_tasks(likelihood, losses)
-    mask = None if mask is None else _with_tasks(likelihood, mask)
+    losses, mask = _of_elements(likelihood, likelihood.loss, targets, predictions)
     with naming_task(next(iter(tensors))):
         weights = element_weights(losses, observed, weights, mask)
     return Observations(likelihood, channels, targets, predictions, losses, weights)
 
 
 def is_elementwise(likelihood: Likelihood) -> bool:
-    """Whether a likelihood takes tensors with an axis of tasks before that of the batch.
+    """If so, a likelihood takes tensors with an axis of tasks before that of the batch.
 
     A Keras loss, or a likelihood of a user's own, might look beyond a single element.
     """
     return type(likelihood) in (Gaussian, Laplace, Categorical, Bernoulli)
 
 
-def _of_elements(likelihood: Likelihood, function: Any, *tensors: Tensor) -> Tensor:
-    """A function of a likelihood, on tensors with the axis of tasks that it takes, or without."""
+def _of_elements(likelihood: Likelihood, function: Any, *tensors: Tensor) -> tuple[Tensor, Any]:
+    """A function of a likelihood on tensors with an axis of tasks: its values, and their mask."""
     if is_elementwise(likelihood):
-        return function(*tensors)
-    return function(*(tensor[0] for tensor in tensors))
-
-
-def _with_tasks(likelihood: Likelihood, values: Tensor) -> Tensor:
-    """The values of `_of_elements`, with an axis of tasks."""
-    return values if is_elementwise(likelihood) else ops.expand_dims(values, 0)
-
-
-class _MaskReader(keras.layers.Layer):
-    """Returns the masks of its inputs, which Keras hands to a layer's call and to nothing else."""
-
-    def __init__(self) -> None:
-        super().__init__(autocast=False, name="mask_reader")
-        self.supports_masking = True
-
-    def call(self, inputs: Any, mask: Any = None) -> Any:
-        return mask
-
-
-@functools.cache
-def _mask_reader() -> _MaskReader:
-    return _MaskReader()
+        return function(*tensors), None
+    values = function(*(tensor[0] for tensor in tensors))
+    # A Keras loss may mask elements that it has no value for, as `Circle` does.
+    (mask,) = keras_masks([values])
+    return ops.expand_dims(values, 0), None if mask is None else ops.expand_dims(mask, 0)
 
 
 def keras_masks(tensors: list[Tensor]) -> list[Tensor | None]:
     """The Keras mask of each tensor, or `None`."""
-    return list(_mask_reader()(tensors))
+    # Keras hands masks to a layer's call and to nothing else.
+    reader = keras.layers.Lambda(
+        lambda inputs, mask=None: mask, mask=lambda inputs, mask: None, autocast=False
+    )
+    reader.built = True  # Building needs shapes.
+    return list(reader(tensors))
 
 
 def _in_dtype(targets: Tensor, dtype: str) -> Tensor:
@@ -175,40 +152,28 @@ def _in_dtype(targets: Tensor, dtype: str) -> Tensor:
 
 def _target_weight(weight: Any, mask: Any, targets: Tensor, dtype: str) -> Tensor | None:
     """The weight of each target, which broadcasts over them; a mask is a weight of 0 or 1."""
+    shape = tuple(targets.shape)
     if weight is not None:
         check_tensor(weight, "`sample_weight`")
-        weight = _matched(ops.cast(weight, dtype), tuple(targets.shape), "`sample_weight`")
-    if mask is not None:
-        mask = ops.cast(_matched(mask, tuple(targets.shape), "the Keras mask"), "bool")
-        weight = (
-            ops.cast(mask, dtype)
-            if weight is None
-            else ops.where(mask, weight, ops.zeros_like(weight))
-        )
-    return weight
+        weight = _matched(ops.cast(weight, dtype), shape, "`sample_weight`")
+    if mask is None:
+        return weight
+    mask = ops.cast(_matched(mask, shape, "the Keras mask"), "bool")
+    weight = ops.ones((), dtype) if weight is None else weight
+    return ops.where(mask, weight, ops.zeros_like(weight))
 
 
 def _stack_weights(weights: list[Any], targets: list[Tensor], dtype: str) -> Tensor | None:
-    if all(weight is None for weight in weights):
-        return None
     given = [weight for weight in weights if weight is not None]
+    if not given:
+        return None
     # Axes of size 1 stay, because a loss may have fewer axes than its targets.
     shape = [
         size if axis == 0 or any(weight.shape[axis] != 1 for weight in given) else 1
         for axis, size in enumerate(ops.shape(targets[0]))
     ]
     one = ops.ones((), dtype)
-    weights = [ops.broadcast_to(one if each is None else each, shape) for each in weights]
-    return ops.stack(weights)
-
-
-def _observed(targets: Tensor, missing: float | None, weights: Tensor | None) -> Tensor | None:
-    """A truth value for each target that has a label and a weight; `None` if all have."""
-    has_weight = None if weights is None else ops.not_equal(weights, 0)
-    if missing is None:
-        return has_weight
-    is_label = _is_label(targets, missing)
-    return is_label if has_weight is None else ops.logical_and(is_label, has_weight)
+    return ops.stack([ops.broadcast_to(one if each is None else each, shape) for each in weights])
 
 
 def _is_label(targets: Tensor, missing: float) -> Tensor:
@@ -238,14 +203,12 @@ def element_weights(losses: Tensor, observed: Any, weights: Any, mask: Any) -> T
             "weigh less. Received: missing labels, a mask or a `sample_weight`. Have it give a "
             "number for each sample, as `keras.losses.Dice(axis=(1, 2, 3))` does for images."
         )
-    factors = []
+    factors = [] if mask is None else [mask]
     if observed is not None:
         reduced = tuple(range(len(losses.shape), len(observed.shape)))
         factors.append(ops.all(observed, axis=reduced) if reduced else observed)
     if weights is not None:
         factors.append(_matched(weights, tuple(losses.shape), "`sample_weight`", tasks=1))
-    if mask is not None:
-        factors.append(mask)
     product = math.prod(ops.cast(factor, losses.dtype) for factor in factors)
     return ops.broadcast_to(product, ops.shape(losses))
 

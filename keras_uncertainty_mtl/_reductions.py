@@ -1,13 +1,11 @@
 """Reductions: from elements to sums, and from sums to means over all replicas of a strategy."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
 from keras import ops
 
-Tensor = Any
+from keras_uncertainty_mtl._shapes import Tensor
 
 
 def weighted_sum(values: Tensor, weights: Tensor | None, channels: int) -> Tensor:
@@ -42,11 +40,10 @@ def concatenate_by_task(sums: list[Tensor]) -> Tensor:
 
 
 def global_mean(sums: Tensor, totals: Tensor) -> Tensor:
-    """The mean over the elements of the whole global batch; 0 where there are none.
+    """The mean over the whole global batch, of this replica's `Σ w·v` and the global `Σ w`; or 0.
 
-    `sums` are this replica's `Σ w·v`, `totals` the `Σ w` over all replicas. Keras averages the
-    gradients of the replicas. So each replica's mean has the value of the global one, and the
-    gradient of its own share of it times the number of replicas.
+    Keras averages the gradients of the replicas. So each replica's mean has the value of the global
+    one, and the gradient of its own share of it times the number of replicas.
     """
     replicas = num_replicas()
     if replicas == 1:
@@ -79,15 +76,14 @@ def check_strategy(strategy: Any) -> None:
     import tensorflow as tf
 
     # A single worker is no cluster, and trains.
-    unsupported = isinstance(strategy, tf.distribute.ParameterServerStrategy) or (
+    is_cluster = (
         isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         and strategy.num_replicas_in_sync > 1
     )
-    if unsupported:
+    if is_cluster or isinstance(strategy, tf.distribute.ParameterServerStrategy):
         raise ValueError(
-            "Expected a strategy that Keras 3 can train with. "
-            f"Received: {type(strategy).__name__}. For several GPUs of one machine use "
-            "tf.distribute.MirroredStrategy, for several machines "
-            "keras.distribution.initialize() and keras.distribution.DataParallel on the JAX "
-            "backend."
+            "Expected a strategy that Keras 3 can train with. Received: "
+            f"{type(strategy).__name__}. For several GPUs of one machine use "
+            "tf.distribute.MirroredStrategy, for several machines keras.distribution.initialize() "
+            "and keras.distribution.DataParallel on the JAX backend."
         )

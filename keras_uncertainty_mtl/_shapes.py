@@ -1,7 +1,5 @@
 """Shapes and dtypes of tensors at the boundary: nothing is ever broadcast by accident."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

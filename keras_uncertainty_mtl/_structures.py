@@ -1,7 +1,5 @@
 """Predictions, targets and weights of several tasks, in whatever structure the user keeps them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,11 +36,9 @@ def _entries(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, A
         unknown = [key for key in structure if key not in tasks]
         if missing or unknown:
             raise ValueError(
-                f"`{argument}` must have one entry for each of the tasks {list(tasks)}. "
-                f"Received: the keys {list(structure)}"
-                + (f", without {missing}" if missing else "")
-                + (f", with the unknown {unknown}" if unknown else "")
-                + ". Give the dict the names of the tasks as its keys."
+                f"`{argument}` must have one entry for each of the tasks {list(tasks)}. Received: "
+                f"the keys {list(structure)}, without {missing}, with the unknown {unknown}. Give "
+                "the dict the names of the tasks as its keys."
             )
         return {task: structure[task] for task in tasks}
     if isinstance(structure, (list, tuple)):

@@ -1,7 +1,5 @@
 """The network without the weighting, for serving."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -41,18 +39,22 @@ def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
         raise ValueError(
             f"inference_model() expects a functional model or a MultiTaskModel. Received: {model!r}"
         )
-    parents: dict[int, list[Any]] = {}
+    # The ids of the inputs behind each tensor. `keras.utils.get_source_inputs` walks every path of
+    # the graph, of which a residual network has exponentially many.
+    origins: dict[int, set[int]] = {}
 
     def call_without_weighting(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, UncertaintyWeighting):
             sources = args[0] if args else kwargs["predictions"]
             outputs = _tempered(layer, sources) if tempered else sources
         else:
-            if _holds_weighting(layer):
+            inner = layer.layers if isinstance(layer, keras.Model) else []
+            if any(isinstance(each, UncertaintyWeighting) for each in inner):
                 layer = without_weighting(layer, tempered)
             sources, outputs = (args, kwargs), layer(*args, **kwargs)
+        found = [origins.get(id(tensor), {id(tensor)}) for tensor in keras.tree.flatten(sources)]
         for output in keras.tree.flatten(outputs):
-            parents.setdefault(id(output), keras.tree.flatten(sources))
+            origins.setdefault(id(output), set().union(*found))
         return outputs
 
     network = keras.models.clone_model(
@@ -60,7 +62,7 @@ def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
         clone_function=lambda layer: layer,
         call_function=call_without_weighting,
     )
-    needed = _ancestors(network.outputs, parents)
+    needed = set().union(*(origins.get(id(output), {id(output)}) for output in network.outputs))
     inputs = network.input
     if isinstance(inputs, dict):
         inputs = {name: tensor for name, tensor in inputs.items() if id(tensor) in needed}
@@ -69,36 +71,13 @@ def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
     return keras.Model(inputs, network.output, name=model.name)
 
 
-def _holds_weighting(layer: Any) -> bool:
-    return isinstance(layer, keras.Model) and any(
-        isinstance(inner, UncertaintyWeighting) for inner in layer.layers
-    )
-
-
 def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:
     """Symbolic predictions, with logits of exact likelihoods at the temperature of this moment."""
     outputs = by_task(list(weighting.tasks), predictions, "predictions")
     dtype = "float64" if weighting.variable_dtype == "float64" else "float32"
     for task, log_variance in weighting.log_variances().items():
         if weighting.tasks[task].is_tempered:
-            temperature = keras.layers.Rescaling(
-                float(np.exp(-log_variance)), dtype=dtype, name=f"{task}_temperature"
-            )
-            outputs[task] = temperature(outputs[task])
+            scale = float(np.exp(-log_variance))
+            rescale = keras.layers.Rescaling(scale, dtype=dtype, name=f"{task}_temperature")
+            outputs[task] = rescale(outputs[task])
     return in_structure_of(predictions, outputs)
-
-
-def _ancestors(tensors: list[Any], parents: dict[int, list[Any]]) -> set[int]:
-    """The ids of all symbolic tensors that these are computed from.
-
-    `keras.utils.get_source_inputs` would walk every path of the graph, of which a residual network
-    has exponentially many.
-    """
-    seen: set[int] = set()
-    pending = list(tensors)
-    while pending:
-        tensor = pending.pop()
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            pending += parents.get(id(tensor), [])
-    return seen

@@ -1,7 +1,5 @@
 """The functional model whose tasks are weighted by their uncertainty."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -9,12 +7,11 @@ from keras import ops
 
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
 from keras_uncertainty_mtl._reductions import check_strategy, num_replicas
+from keras_uncertainty_mtl._shapes import Tensor
 from keras_uncertainty_mtl._structures import by_task
 from keras_uncertainty_mtl.calibration import optimal_log_variances
 from keras_uncertainty_mtl.inference import inference_model
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
-
-Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -63,8 +60,8 @@ class MultiTaskModel(keras.Model):
         held = [layer for layer in self.layers if isinstance(layer, UncertaintyWeighting)]
         if not held:
             raise ValueError(
-                "MultiTaskModel expects a weighting: `MultiTaskModel(inputs, outputs, weighting)`, "
-                "an UncertaintyWeighting or the dict of tasks to make one from. Received: "
+                "MultiTaskModel(inputs, outputs, weighting) expects a weighting, an "
+                "UncertaintyWeighting or the dict of tasks to make one from. Received: "
                 "weighting=None"
             )
         self.weighting = held[0]
@@ -72,45 +69,34 @@ class MultiTaskModel(keras.Model):
         name_outputs(self, keras.tree.flatten(tasks if isinstance(outputs, dict) else list(tasks)))
 
     def compile(
-        self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        loss_weights: Any = None,
-        **kwargs: Any,
+        self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any
     ) -> None:
         """Configures the model for training; see `keras.Model.compile`.
 
         Args:
             optimizer: As in `keras.Model.compile`. Its weight decay leaves log-variances alone.
-            loss: Must be `None`: losses are the likelihoods of the tasks.
-            loss_weights: Must be `None`: they belong to the `UncertaintyWeighting`.
+            loss, loss_weights: Must be `None`: they belong to the `UncertaintyWeighting`.
             **kwargs: As in `keras.Model.compile`: `metrics`, `steps_per_execution`, …
 
         Raises:
-            ValueError: If `loss` or `loss_weights` is given, or the model was made under a
-                `tf.distribute` strategy that Keras cannot train with.
+            ValueError: If `loss` or `loss_weights` is given, or Keras cannot train with the
+                model's `tf.distribute` strategy.
         """
         if keras.backend.backend() == "tensorflow":
             check_strategy(self.distribute_strategy)
-        if loss is not None:
-            raise ValueError(
-                "MultiTaskModel.compile() takes no `loss`: hand the losses to the weighting, "
-                "`MultiTaskModel(inputs, outputs, UncertaintyWeighting({task: loss, …}))`. "
-                f"Received: loss={loss!r}"
-            )
-        if loss_weights is not None:
-            raise ValueError(
-                "MultiTaskModel.compile() takes no `loss_weights`: hand them to "
-                "`UncertaintyWeighting(tasks, loss_weights=…)`. "
-                f"Received: loss_weights={loss_weights!r}"
-            )
+        for name, value in {"loss": loss, "loss_weights": loss_weights}.items():
+            if value is not None:
+                raise ValueError(
+                    f"MultiTaskModel.compile() takes no `{name}`: losses and their weights belong "
+                    "to the weighting, `UncertaintyWeighting(tasks, loss_weights=…)`. Received: "
+                    f"{name}={value!r}"
+                )
         super().compile(optimizer=optimizer, **kwargs)
         self._keep_off_weight_decay()
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function that `fit` runs; see `keras.Model`."""
-        # Once more, because a user's own exclusion makes the optimizer forget all earlier ones.
-        self._keep_off_weight_decay()
+        self._keep_off_weight_decay()  # A user's own exclusion makes Keras forget all others.
         return super().make_train_function(force)
 
     def _keep_off_weight_decay(self) -> None:
@@ -135,8 +121,7 @@ class MultiTaskModel(keras.Model):
         # First, because replicas share one list of losses, and wait for each other in the next.
         added = super().compute_loss(x, y, y_pred, sample_weight) if self.losses else None
         loss = self.weighting.combined_loss(y_pred, y, sample_weight, training=training)
-        # Keras adds up the replicas' losses.
-        loss = loss / num_replicas()
+        loss = loss / num_replicas()  # Keras adds up the replicas' losses.
         return loss if added is None else loss + ops.cast(added, loss.dtype)
 
     def calibrate(
@@ -153,9 +138,7 @@ class MultiTaskModel(keras.Model):
         Training errors understate test errors, so the trained σ is too small. Held-out data give σ
         in closed form, and by temperature scaling for the exact classification forms. Missing
         labels, masks and sample weights count as in training. A task without any label keeps its σ.
-
-        The data are read once, or three times where a task has no closed form; then they must be
-        the same each time.
+        The data are read once, or three times where a task has no closed form.
 
         Args:
             x, y, sample_weight, batch_size, steps, verbose: As in `keras.Model.evaluate`.
@@ -183,17 +166,16 @@ class MultiTaskModel(keras.Model):
     def predictive_model(self) -> keras.Model:
         """A model that answers with distributions: what is predicted, and how sure it is.
 
-        σ goes into it as a constant, as it is at this moment: make another one after training or
-        calibrating on. It shares the network's layers, and else is made of Keras's own operations,
-        so that neither a saved model nor an export of it needs this package, or targets.
+        σ goes into it as a constant, as it is at this moment: make another one after training on.
+        It shares the network's layers. Neither a saved model nor an export of it needs this
+        package, or targets.
 
         Returns:
             A functional `keras.Model` whose output is a dict of tensors: for `Gaussian`
             `"{task}_mean"` and `"{task}_standard_deviation"`; for `Laplace` `"{task}_location"` and
             `"{task}_scale"`, which is `σ / √2`; for `Categorical` and `Bernoulli`
-            `"{task}_probabilities"`, at the temperature σ² in their exact forms, as the network
-            gives them in the approximate ones; for `Gibbs` the network's output as
-            `"{task}_prediction"`. A likelihood of your own says so in `Likelihood.predictive`.
+            `"{task}_probabilities"`, at the temperature σ² in their exact forms; for `Gibbs` the
+            network's output as `"{task}_prediction"`.
 
         Example:
 
@@ -208,8 +190,9 @@ class MultiTaskModel(keras.Model):
         outputs = {}
         for task, likelihood in self.weighting.tasks.items():
             prediction = predictions[task]
-            if prediction.dtype in ("float16", "bfloat16"):
-                # Half precision may not hold a σ in the units of the task.
+            if (
+                prediction.dtype != "float64"
+            ):  # Half precision may not hold a σ in the task's units.
                 prediction = ops.cast(prediction, "float32")
             for parameter, tensor in likelihood.predictive(prediction, sigmas[task]).items():
                 outputs[f"{task}_{parameter}"] = tensor
@@ -219,19 +202,16 @@ class MultiTaskModel(keras.Model):
         """Exports the network alone, without log-variances; see `keras.Model.export`.
 
         Args:
-            filepath: As in `keras.Model.export`.
-            format: As in `keras.Model.export`.
-            **kwargs: As in `keras.Model.export`.
+            filepath, format, **kwargs: As in `keras.Model.export`.
 
         Raises:
             ValueError: If a SavedModel is asked for on the PyTorch backend.
         """
         if format == "tf_saved_model" and keras.backend.backend() == "torch":
-            # PyTorch's own error, which it is with Keras 3.15.1, does not say what would work.
+            # PyTorch's own error does not say what would work.
             raise ValueError(
-                "Keras exports no SavedModel from PyTorch. Received: "
-                'format="tf_saved_model" on the torch backend. Save the model, and with '
-                "KERAS_BACKEND=tensorflow load and export it; or export it for PyTorch, with "
-                'format="torch".'
+                'Keras exports no SavedModel from PyTorch. Received: format="tf_saved_model" on '
+                "the torch backend. Save the model, then load and export it with "
+                'KERAS_BACKEND=tensorflow. Or export it with format="torch".'
             )
         inference_model(self).export(filepath, format=format, **kwargs)

@@ -1,7 +1,5 @@
 """The layer that owns the log-variances and adds the combined loss."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl._arguments import is_shape, validate_loss_weights, validate_tasks
+from keras_uncertainty_mtl._arguments import validate_loss_weights, validate_tasks
 from keras_uncertainty_mtl._groups import group_tasks
 from keras_uncertainty_mtl._keras_internals import clear_losses
 from keras_uncertainty_mtl._log_variances import LogVariances
@@ -23,9 +21,8 @@ from keras_uncertainty_mtl._reductions import (
     num_replicas,
     sum_over_replicas,
 )
+from keras_uncertainty_mtl._shapes import Tensor
 from keras_uncertainty_mtl._structures import by_task, in_structure_of, naming_task
-
-Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -44,22 +41,20 @@ class UncertaintyWeighting(keras.layers.Layer):
     negative when the noise is small.
 
     The mean is over observed elements, `Σ w·L / Σ w` with sample weights. An element whose target
-    is missing, which a Keras mask leaves out, or whose weight is zero contributes nothing. A batch
-    without any observed element of a task, or without any error, says nothing of its noise.
+    is missing, which a Keras mask leaves out, or whose weight is zero contributes nothing.
 
-    No log-variance leaves ±60, so σ stays between 1e-13 and 1e13 in the units of its task. A NaN or
-    infinity that reaches a loss makes the combined loss NaN. Training and evaluation report
-    `{task}_loss`, the raw loss, and `{task}_sigma`.
+    σ stays between 1e-13 and 1e13 in the units of its task. A NaN or infinity that reaches a loss
+    makes the combined loss NaN. Training and evaluation report `{task}_loss`, the raw loss, and
+    `{task}_sigma`.
 
     Args:
         tasks: Dict from each task's name to its likelihood, or to a Keras loss, its name or config.
         loss_weights: Dict from task to a number that multiplies its loss, for tasks that matter
             more than their noise says. `None`, or a task left out: 1.
-        update: `"trained"`: a log-variance is the closed-form optimum
-            `log(2 · scale · power · L̄) / power`, with `L̄` a running mean over about the last 10
-            batches, plus a correction that the model's optimizer trains. `"closed_form"`: without
-            the correction. Where there is no closed form, as for the exact classification
-            likelihoods, the optimizer trains the log-variance alone, either way.
+        update: `"trained"`: a log-variance is the closed-form optimum of a running mean of the
+            loss, plus a correction that the model's optimizer trains. `"closed_form"`: without the
+            correction. The temperature of an exact classification likelihood has no closed form,
+            and is trained either way.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -67,7 +62,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         targets: Structure of the tasks' targets. Without, no loss is added.
         sample_weight: Structure of weights for each sample or each element, or one tensor for all
             tasks. Optional.
-        training: Whether log-variances may follow this batch.
+        training: If true, the log-variances follow this batch.
 
     Returns:
         The predictions: logits of exact classification likelihoods at their temperature,
@@ -113,14 +108,13 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def build(self, predictions_shape: Any) -> None:
         """Groups the tasks, and creates the log-variances: one for each task or channel."""
-        if is_shape(predictions_shape):
-            predictions_shape = [predictions_shape]
-        shapes = by_task(list(self.tasks), predictions_shape, "predictions")
-        shapes = {task: tuple(shape) for task, shape in shapes.items()}
-        self.groups = group_tasks(self.tasks, shapes)
-        self._log_variances = LogVariances(
-            self.groups, trained=self.update == "trained", dtype=self._loss_dtype
+        predictions = keras.tree.map_shape_structure(
+            lambda shape: None if shape is None else keras.KerasTensor(shape), predictions_shape
         )
+        named = by_task(list(self.tasks), predictions, "predictions")
+        self.groups = group_tasks(self.tasks, {task: named[task].shape for task in named})
+        trained = self.update == "trained"
+        self._log_variances = LogVariances(self.groups, trained, dtype=self._loss_dtype)
         self._log_variances.trainable = self.trainable
         self._log_variances.build()
         order = [task for group in self.groups for task in group.tasks]
@@ -149,13 +143,12 @@ class UncertaintyWeighting(keras.layers.Layer):
         return predictions
 
     def compute_output_spec(
-        self, predictions: Any, targets: Any = None, sample_weight: Any = None, **kwargs: Any
+        self, predictions: Any, targets: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         """The shapes and dtypes of the predictions, once the targets are seen to fit them."""
-        tasks = list(self.tasks)
-        named = by_task(tasks, predictions, "predictions")
+        named = by_task(list(self.tasks), predictions, "predictions")
         if targets is not None:
-            for task, target in by_task(tasks, targets, "targets").items():
+            for task, target in by_task(list(self.tasks), targets, "targets").items():
                 with naming_task(task):
                     self.tasks[task].align(target, named[task])
         for task, prediction in named.items():
@@ -176,12 +169,10 @@ class UncertaintyWeighting(keras.layers.Layer):
         """The combined negative log-likelihood of a batch, for a model that returns its loss.
 
         Args:
-            predictions: The predictions as the layer's call returns them.
-            targets: As in the call of the layer.
-            sample_weight: As in the call of the layer.
+            predictions: Structure of predictions as the layer's call returns them.
+            targets, sample_weight, training: As in the call of the layer.
             mask: Structure of Keras masks. `None`: those that the predictions carry.
-            training: As in the call of the layer.
-            report: Whether the batch counts in the metrics of the tasks.
+            report: If true, the batch counts in the metrics of the tasks.
 
         Returns:
             Scalar tensor, NaN if any of the tasks' losses is not finite.
@@ -221,15 +212,11 @@ class UncertaintyWeighting(keras.layers.Layer):
             by_task(tasks, sample_weight, "sample_weight", optional=True),
             by_task(tasks, mask, "mask", optional=True),
         )
-        return [
-            observe(
-                group.likelihood,
-                group.channels,
-                {task: tuple(each[task] for each in tensors) for task in group.tasks},
-                self._loss_dtype,
-            )
-            for group in self.groups
-        ]
+        batches = []
+        for group in self.groups:
+            of_tasks = {task: tuple(each[task] for each in tensors) for task in group.tasks}
+            batches.append(observe(group.likelihood, group.channels, of_tasks, self._loss_dtype))
+        return batches
 
     def target_inputs(self, predictions: Any) -> dict[str, Any]:
         """An input for the targets of each task, for a functional model that holds the layer.
@@ -239,8 +226,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
         Returns:
             Dict from task to a `keras.Input` named `"{task}_target"`, with the shape and dtype that
-            the task's likelihood expects. Keras itself refuses targets of any other shape, as
-            one-hot ones for `Categorical()`: those go with `Categorical(sparse=False)`.
+            the task's likelihood expects. Keras itself refuses targets of any other shape.
 
         Raises:
             ValueError: If a task has no prediction, or one that its likelihood cannot take.
@@ -250,12 +236,9 @@ class UncertaintyWeighting(keras.layers.Layer):
             likelihood = self.tasks[task]
             with naming_task(task):
                 shape = likelihood.target_shape(tuple(prediction.shape))
-            dtype = likelihood.target_dtype
-            inputs[task] = keras.Input(
-                batch_shape=shape,
-                dtype=self._loss_dtype if dtype == "float32" else dtype,
-                name=f"{task}_target",
-            )
+            is_real = likelihood.target_dtype == "float32"
+            dtype = self._loss_dtype if is_real else likelihood.target_dtype
+            inputs[task] = keras.Input(batch_shape=shape, dtype=dtype, name=f"{task}_target")
         return inputs
 
     def log_variances(self) -> dict[str, Any]:
@@ -268,15 +251,9 @@ class UncertaintyWeighting(keras.layers.Layer):
             ValueError: If the layer is not built.
         """
         if not self.built:
-            raise ValueError(
-                "The layer has no log-variances yet. Call it on predictions, or make a model of it."
-            )
-        vector = ops.convert_to_numpy(self._log_variances())
-        values = {task: vector[place] for group in self.groups for task, place in group.places()}
-        return {
-            task: values[task] if likelihood.per_channel else values[task][0]
-            for task, likelihood in self.tasks.items()
-        }
+            raise ValueError("The layer has no log-variances yet. Call it on predictions first.")
+        log_variances = self._log_variances.by_task()
+        return {task: log_variances[task] for task in self.tasks}
 
     def sigmas(self) -> dict[str, Any]:
         """Each task's σ, the standard deviation of its noise in its own units.
@@ -304,18 +281,14 @@ class UncertaintyWeighting(keras.layers.Layer):
             log_variances: Dict from each task to its `s = log σ²`: a number, or a vector of one for
                 each channel; NaN where it is to stay as it is.
         """
-        pairs = [(task, group.channels) for group in self.groups for task in group.tasks]
-        values = [np.broadcast_to(log_variances[task], channels) for task, channels in pairs]
-        self._log_variances.assign(np.concatenate(values))
+        self._log_variances.assign(log_variances)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for saving."""
+        serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "tasks": {
-                task: keras.saving.serialize_keras_object(likelihood)
-                for task, likelihood in self.tasks.items()
-            },
+            "tasks": {task: serialize(likelihood) for task, likelihood in self.tasks.items()},
             "loss_weights": dict(self.loss_weights),
             "update": self.update,
         }
@@ -333,10 +306,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         named = by_task(list(self.tasks), predictions, "predictions")
         log_variances = self._log_variances()
         for group in groups:
-            each = zip(group.tasks, ops.unstack(group.of(log_variances)), strict=True)
-            for task, log_variance in each:
+            for task, place in group.places().items():
                 logits = ops.cast(named[task], self._loss_dtype)
-                named[task] = group.likelihood.temper(logits, log_variance)
+                named[task] = group.likelihood.temper(logits, log_variances[place])
         return in_structure_of(predictions, named)
 
     def _report(

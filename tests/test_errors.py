@@ -361,7 +361,7 @@ MODELS = {
     ),
     "a loss in compile": (
         lambda: MultiTaskModel(*symbolic(), two_tasks()).compile("adam", loss={"depth": "mse"}),
-        r"takes no `loss`.*UncertaintyWeighting\(\{task: loss.*'depth': 'mse'",
+        r"takes no `loss`.*UncertaintyWeighting\(tasks.*'depth': 'mse'",
     ),
     "loss weights in compile": (
         lambda: MultiTaskModel(*symbolic(), two_tasks()).compile(loss_weights={"depth": 2.0}),

@@ -1,46 +1,35 @@
 """The contract of all likelihoods."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Self
 
-import keras
 import numpy as np
-from keras import ops
+from keras import ops, saving
 
 from keras_uncertainty_mtl._shapes import Shape, check_tensor, match_shape
 
 Tensor = Any
-register = keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
+register = saving.register_keras_serializable(package="keras_uncertainty_mtl")
 
 
 @register
 class Likelihood:
     """Base class of all likelihoods.
 
-    Let `s = log σ²` be the log-variance of a task's noise, and `L` the raw loss of an element: its
-    squared error, its cross-entropy, … The negative log-likelihood of the element is
-
-    ```
-    scale · exp(-power · s) · L + ½ · s
-    ```
-
-    Its optimum in `s`, for a mean raw loss `L̄`, is `log(2 · scale · power · L̄) / power`.
+    Let `s = log σ²` be the log-variance of a task's noise. Let `L` be the raw loss of an element:
+    its squared error, its cross-entropy, … The negative log-likelihood of the element is
+    `scale · exp(-power · s) · L + ½ · s`. Where `is_tempered`, it is instead the raw loss of
+    `exp(-s) · f`, the logits at temperature σ².
 
     To add a likelihood of this form, override `loss`, and set `scale` and `power` where they are
     not 1. For any other form, override `negative_log_likelihood` too; its σ then starts at 1.
-    Constructor arguments of a subclass belong into its `get_config`. Register the class with
-    `keras.saving.register_keras_serializable`, so that saved models find it.
+    Constructor arguments of a subclass belong into its `get_config`, for saved models.
 
     Args:
-        initial_sigma: The σ that training starts from, in the task's units: a positive number, or
-            one for each channel. It counts as one batch of such errors. `None`: the closed-form
-            optimum on the first training batch.
-        missing: The target value that means "no label here": `float("nan")`, `-1`, `255`, … With
-            `None`, nothing is missing.
+        initial_sigma: The σ to start from, in the task's units: a positive number, or one for each
+            channel. It counts as one batch of such errors. `None`: the first batch's optimum.
+        missing: The target value that means "no label here", such as `float("nan")` or `-1`.
 
     Raises:
         ValueError: If `initial_sigma` is not positive and finite, or `missing` is not a number.
@@ -64,30 +53,26 @@ class Likelihood:
     power: float = 1.0
     per_channel: bool = False
     heteroscedastic: bool = False
+    is_tempered: bool = False
     target_dtype: str = "float32"
+    _shape_advice: str = "Reshape the targets or the network's output so that they agree."
 
     def __init__(
-        self,
-        initial_sigma: float | Sequence[float] | None = None,
-        missing: float | None = None,
+        self, initial_sigma: float | Sequence[float] | None = None, missing: float | None = None
     ) -> None:
         self.initial_sigma = _validate_sigma(initial_sigma, self.per_channel)
         if missing is not None and not isinstance(missing, Real):
             raise ValueError(
-                "`missing` must be the number that marks a missing target, such as "
-                f'float("nan"), -1 or 255, or None. Received: missing={missing!r}'
+                "`missing` must be the number that marks a missing target, such as -1 or "
+                f'float("nan"), or None. Received: missing={missing!r}'
             )
-        self.missing = missing if missing is None else float(missing)
+        self.missing = None if missing is None else float(missing)
 
     @property
     def has_closed_form(self) -> bool:
-        """Whether a mean over the elements gives the optimum in `s`."""
-        return type(self).negative_log_likelihood is Likelihood.negative_log_likelihood
-
-    @property
-    def is_tempered(self) -> bool:
-        """Whether σ² is the temperature of the predictions, which `temper` divides by it."""
-        return False
+        """True if a mean over the elements gives the optimum in `s`."""
+        is_standard = type(self).negative_log_likelihood is Likelihood.negative_log_likelihood
+        return is_standard and not self.is_tempered
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The raw loss of each element, as in any Keras run.
@@ -107,13 +92,14 @@ class Likelihood:
         """The negative log-likelihood of each element, additive constants dropped.
 
         Args:
-            targets: Tensor of shape `target_shape(predictions.shape)`.
-            predictions: Floating point tensor, the network's output.
+            targets, predictions: As in `loss`.
             log_variance: `s = log σ²`, a tensor that broadcasts over the elements.
 
         Returns:
             Tensor of one number an element.
         """
+        if self.is_tempered:
+            return self.loss(targets, self.temper(predictions, log_variance))
         log_variance = log_variance + self.element_log_variance(predictions)
         return self.loss(targets, predictions) * self.weight(log_variance) + 0.5 * log_variance
 
@@ -130,8 +116,8 @@ class Likelihood:
         return np.log(2.0 * self.scale * self.power * mean_loss) / self.power
 
     def temper(self, predictions: Tensor, log_variance: Tensor) -> Tensor:
-        """The predictions that the model hands on: unchanged, but for logits at a temperature."""
-        return predictions
+        """The predictions that the model hands on: `exp(-s) · f` where `is_tempered`, else `f`."""
+        return predictions * ops.exp(-log_variance) if self.is_tempered else predictions
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The parameters of the predicted distribution of each element.
@@ -141,8 +127,7 @@ class Likelihood:
             sigma: The task's σ: a number, or a NumPy vector over the last axis of the targets.
 
         Returns:
-            Dict from each parameter's name to a tensor, made with Keras's own operations, so that a
-            saved model needs nothing else. Here, the predictions as `"prediction"`.
+            Dict of a tensor for each parameter, made by Keras's operations alone so that it saves.
         """
         return {"prediction": predictions}
 
@@ -155,23 +140,23 @@ class Likelihood:
         return prediction_shape
 
     def align(self, targets: Tensor, predictions: Tensor) -> Tensor:
-        """The targets in the shape that goes with the predictions.
+        """The targets in the shape that goes with the predictions: `(batch,)` fits `(batch, 1)`.
 
-        An axis of size 1 at the end is added or removed, so that `(batch,)` fits `(batch, 1)`.
-        Nothing else is broadcast.
+        An axis of size 1 at the end is added or removed. Nothing else is broadcast.
 
         Raises:
             ValueError: If the shapes do not fit, or a tensor holds no real numbers.
         """
         check_tensor(predictions, "predictions")
         check_tensor(targets, "targets")
-        expected = self.target_shape(tuple(predictions.shape))
+        prediction_shape = tuple(predictions.shape)
+        expected = self.target_shape(prediction_shape)
         aligned = match_shape(targets, expected)
         if aligned is None:
             raise ValueError(
                 f"{type(self).__name__} expects targets of shape {expected} for predictions of "
-                f"shape {tuple(predictions.shape)}. Received: targets of shape "
-                f"{tuple(targets.shape)}. {self._shape_advice()}"
+                f"shape {prediction_shape}. Received: targets of shape {tuple(targets.shape)}. "
+                f"{self._shape_advice}"
             )
         if None in (*aligned.shape[1:], *expected[1:]):
             # An unknown size that does not fit fails here at run time, instead of broadcasting.
@@ -179,15 +164,12 @@ class Likelihood:
             aligned = aligned if None in sizes else ops.reshape(aligned, sizes)
         return aligned
 
-    def _shape_advice(self) -> str:
-        return "Reshape the targets or the network's output so that they agree."
-
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for saving."""
         return {"initial_sigma": self.initial_sigma, "missing": self.missing}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Likelihood:
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The likelihood of a config."""
         return cls(**config)
 
@@ -199,15 +181,11 @@ def _validate_sigma(sigma: Any, per_channel: bool) -> float | list[float] | None
     try:
         values = np.asarray(sigma, "float64")
     except (TypeError, ValueError):
-        values = np.array(math.nan)
-    if not np.all((values > 0) & np.isfinite(values)):
+        values = np.array(np.nan)
+    if values.ndim > int(per_channel) or not np.all((values > 0) & np.isfinite(values)):
         raise ValueError(
-            "`initial_sigma` must be positive and finite, in the task's units, or None to start "
-            f"from the first training batch. Received: initial_sigma={sigma!r}"
-        )
-    if values.ndim > int(per_channel):
-        raise ValueError(
-            "`initial_sigma` must be one number, or one for each channel where a likelihood has "
-            f"`per_channel=True`. Received: initial_sigma={sigma!r}"
+            "`initial_sigma` must be positive and finite, in the task's units: one number, or with "
+            "`per_channel=True` one for each channel. Pass None to start from the first batch. "
+            f"Received: initial_sigma={sigma!r}"
         )
     return values.tolist()

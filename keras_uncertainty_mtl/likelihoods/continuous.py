@@ -1,7 +1,5 @@
 """Likelihoods of real-valued targets."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -24,15 +22,17 @@ class _Continuous(Likelihood):
     ) -> None:
         self.per_channel = per_channel
         self.heteroscedastic = heteroscedastic
+        if heteroscedastic:
+            self._shape_advice = "heteroscedastic=True takes twice as many channels as the targets."
         super().__init__(initial_sigma=initial_sigma, missing=missing)
 
     def location(self, predictions: Tensor) -> Tensor:
         """The estimate of the targets: the network's output, or the first half of its channels."""
-        return self._halves(predictions)[0] if self.heteroscedastic else predictions
+        return ops.split(predictions, 2, axis=-1)[0] if self.heteroscedastic else predictions
 
     def element_log_variance(self, predictions: Tensor) -> Any:
         """`h`, the log-variance of each element next to the task's `s`: the second half, or 0."""
-        return self._halves(predictions)[1] if self.heteroscedastic else 0.0
+        return ops.split(predictions, 2, axis=-1)[1] if self.heteroscedastic else 0.0
 
     def element_sigma(self, predictions: Tensor, sigma: Any) -> Tensor:
         """The σ of each element, in the shape of the targets."""
@@ -45,7 +45,7 @@ class _Continuous(Likelihood):
         if not self.heteroscedastic:
             return prediction_shape
         size = prediction_shape[-1] if len(prediction_shape) > 1 else None
-        if not isinstance(size, int) or size % 2:
+        if size is None or size % 2:
             raise ValueError(
                 f"{type(self).__name__}(heteroscedastic=True) expects predictions whose last axis "
                 "holds the estimates and then as many log-variances, so of a known, even size: "
@@ -53,63 +53,34 @@ class _Continuous(Likelihood):
             )
         return (*prediction_shape[:-1], size // 2)
 
-    def _shape_advice(self) -> str:
-        if not self.heteroscedastic:
-            return super()._shape_advice()
-        return (
-            "With heteroscedastic=True the second half of the channels are log-variances: give the "
-            "network twice as many channels as the targets have."
-        )
-
     def get_config(self) -> dict[str, Any]:
-        return {
-            "per_channel": self.per_channel,
-            **super().get_config(),
-            "heteroscedastic": self.heteroscedastic,
-        }
-
-    def _halves(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
-        channels = predictions.shape[-1] // 2
-        return predictions[..., :channels], predictions[..., channels:]
+        own = {"per_channel": self.per_channel, "heteroscedastic": self.heteroscedastic}
+        return {**super().get_config(), **own}
 
 
 @register
 class Gaussian(_Continuous):
     """Normal noise around a continuous target: the squared error.
 
-    Eq. 5–7 of the paper, for each element, `y` the target and `f` the network's output:
+    Eq. 5–7 of the paper: `½ · exp(-s) · (y - f)² + ½ · s` for each element, `y` the target and `f`
+    the network's output. σ estimates the root mean squared error, in the units of the target.
 
-    ```
-    ½ · exp(-s) · (y - f)² + ½ · s
-    ```
-
-    σ estimates the root mean squared error, in the units of the target.
-
-    With `heteroscedastic=True` the network also predicts the noise of each element. Its output has
-    twice as many channels as the targets: first all `f`, then a log-variance `h` for each:
-
-    ```
-    ½ · exp(-(s + h)) · (y - f)² + ½ · (s + h)
-    ```
-
-    σ is then the scale of the whole task, and `σ · exp(h/2)` that of an element. `{task}_loss`
-    stays the raw loss of `f`. In single precision all is finite for `h` of -80 and more.
+    With `heteroscedastic=True` the output has twice as many channels as the targets: first all `f`,
+    then a log-variance `h` for each. `s + h` takes the place of `s`, and σ of an element is
+    `σ · exp(h/2)`. `{task}_loss` stays the raw loss of `f`. In float32 all is finite for `h ≥ -80`.
 
     Args:
-        per_channel: Whether each entry of the last axis has a σ of its own.
-        initial_sigma: The σ that training starts from, in the units of the target; one for each
-            channel where `per_channel`. `None`: the root mean squared error of the first batch.
+        per_channel: If True, each entry of the last axis has a σ of its own.
+        initial_sigma: The σ to start from, or a list of one a channel. `None`: the first batch's.
         missing: The target value that means "no label here", such as `float("nan")`.
-        heteroscedastic: Whether the network's output has a log-variance for each element.
+        heteroscedastic: If True, the network's output has a log-variance for each element.
 
     Raises:
         ValueError: If `initial_sigma` is not positive and finite.
 
     Example:
 
-    ```python
-    UncertaintyWeighting({"temperature": Gaussian(), "position": Gaussian(per_channel=True)})
-    ```
+    >>> layer = UncertaintyWeighting({"depth": Gaussian(), "position": Gaussian(per_channel=True)})
 
     References:
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 5–7
@@ -124,10 +95,8 @@ class Gaussian(_Continuous):
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"mean"` and the `"standard_deviation"` of each element."""
-        return {
-            "mean": self.location(predictions),
-            "standard_deviation": self.element_sigma(predictions, sigma),
-        }
+        deviation = self.element_sigma(predictions, sigma)
+        return {"mean": self.location(predictions), "standard_deviation": deviation}
 
 
 @register
@@ -135,39 +104,25 @@ class Laplace(_Continuous):
     """Heavy-tailed noise around a continuous target: the absolute error.
 
     The L1 losses of the paper's section 4 as a proper likelihood, for each element:
-
-    ```
-    √2 · exp(-s/2) · |y - f| + ½ · s
-    ```
-
-    The noise has scale `b` with `σ² = 2b²`, so σ estimates `√2` times the mean absolute error.
-    With `heteroscedastic=True` the network also predicts the noise of each element, `s + h` in
-    place of `s`, as in `Gaussian`.
+    `√2 · exp(-s/2) · |y - f| + ½ · s`. The noise has scale `b` with `σ² = 2b²`, so σ estimates `√2`
+    times the mean absolute error.
 
     Args:
-        per_channel: Whether each entry of the last axis has a σ of its own.
-        initial_sigma: The σ that training starts from, in the units of the target; one for each
-            channel where `per_channel`. `None`: `√2` times the mean absolute error of the first
-            batch.
-        missing: The target value that means "no label here", such as `float("nan")`.
-        heteroscedastic: Whether the network's output has a log-variance for each element.
+        per_channel, initial_sigma, missing, heteroscedastic: As in `Gaussian`.
 
     Raises:
         ValueError: If `initial_sigma` is not positive and finite.
 
     Example:
 
-    ```python
-    UncertaintyWeighting({"inverse_depth": Laplace(missing=float("nan"))})
-    ```
+    >>> layer = UncertaintyWeighting({"inverse_depth": Laplace(missing=float("nan"))})
 
     References:
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), section 4
         - [Kendall & Gal, 2017](https://arxiv.org/abs/1703.04977), section 3.1
     """
 
-    scale = math.sqrt(2.0)
-    power = 0.5
+    scale, power = math.sqrt(2.0), 0.5
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The absolute error of each element, `|y - f|`."""
@@ -175,8 +130,6 @@ class Laplace(_Continuous):
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"location"` and the `"scale"` of each element: the median, and `b = σ / √2`."""
-        return {
-            "location": self.location(predictions),
-            # The division is of the tensor: NumPy 1 would make double precision of σ / √2.
-            "scale": self.element_sigma(predictions, sigma) / math.sqrt(2.0),
-        }
+        # The division is of the tensor: NumPy 1 would make double precision of σ / √2.
+        scale = self.element_sigma(predictions, sigma) / math.sqrt(2.0)
+        return {"location": self.location(predictions), "scale": scale}

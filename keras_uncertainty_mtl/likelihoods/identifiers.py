@@ -1,10 +1,8 @@
 """From a Keras loss to its likelihood."""
 
-from __future__ import annotations
-
 from typing import Any
 
-import keras
+from keras import losses, saving
 
 from keras_uncertainty_mtl._keras_internals import loss_arguments
 from keras_uncertainty_mtl.likelihoods.base import Likelihood
@@ -12,12 +10,12 @@ from keras_uncertainty_mtl.likelihoods.continuous import Gaussian, Laplace
 from keras_uncertainty_mtl.likelihoods.discrete import Bernoulli, Categorical
 from keras_uncertainty_mtl.likelihoods.gibbs import Gibbs, get_keras_loss
 
-_LOSS_OF_FUNCTION = {
-    keras.losses.mean_squared_error: keras.losses.MeanSquaredError,
-    keras.losses.mean_absolute_error: keras.losses.MeanAbsoluteError,
-    keras.losses.binary_crossentropy: keras.losses.BinaryCrossentropy,
-    keras.losses.categorical_crossentropy: keras.losses.CategoricalCrossentropy,
-    keras.losses.sparse_categorical_crossentropy: keras.losses.SparseCategoricalCrossentropy,
+_CLASS_OF_FUNCTION = {
+    losses.mean_squared_error: losses.MeanSquaredError,
+    losses.mean_absolute_error: losses.MeanAbsoluteError,
+    losses.binary_crossentropy: losses.BinaryCrossentropy,
+    losses.categorical_crossentropy: losses.CategoricalCrossentropy,
+    losses.sparse_categorical_crossentropy: losses.SparseCategoricalCrossentropy,
 }
 
 
@@ -25,10 +23,9 @@ def get(identifier: Any) -> Likelihood:
     """The likelihood of a Keras loss, a name or a config.
 
     Args:
-        identifier: A `Likelihood` or its config; or an argument of `keras.losses.get`: a loss, its
-            name or config, a function. The squared and absolute error and the cross-entropies
-            become the matching likelihood, any other loss becomes `Gibbs(loss)`. Cross-entropy of
-            probabilities becomes the approximate form, as the exact one needs logits.
+        identifier: A `Likelihood` or its config, or an argument of `keras.losses.get`. The squared
+            and absolute error and the cross-entropies become the matching likelihood, any other
+            loss `Gibbs(loss)`. A cross-entropy of probabilities becomes the approximate form.
 
     Returns:
         A `Likelihood`.
@@ -36,12 +33,11 @@ def get(identifier: Any) -> Likelihood:
     Raises:
         ValueError: If `identifier` is none of these.
     """
-    likelihood = identifier
     if isinstance(identifier, dict) and "module" in identifier:
-        likelihood = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(likelihood, Likelihood):
-        return likelihood
-    loss = get_keras_loss(likelihood)
+        identifier = saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, Likelihood):
+        return identifier
+    loss = get_keras_loss(identifier)
     if loss is None:
         raise ValueError(
             "Expected a likelihood, such as Gaussian() or Categorical(), or a Keras loss, its "
@@ -51,16 +47,15 @@ def get(identifier: Any) -> Likelihood:
 
 
 def _from_keras_loss(loss: Any) -> Likelihood:
-    if loss in _LOSS_OF_FUNCTION:
-        loss = _LOSS_OF_FUNCTION[loss]()
-    kind = type(loss)
-    if kind is keras.losses.MeanSquaredError:
+    kind = _CLASS_OF_FUNCTION.get(loss, type(loss))
+    if kind is losses.MeanSquaredError:
         return Gaussian()
-    if kind is keras.losses.MeanAbsoluteError:
+    if kind is losses.MeanAbsoluteError:
         return Laplace()
     arguments = loss_arguments(loss)
     axis = arguments.get("axis", -1)
-    if kind is keras.losses.SparseCategoricalCrossentropy and axis != -1:
+    is_sparse = kind is losses.SparseCategoricalCrossentropy
+    if is_sparse and axis != -1:
         raise ValueError(
             "Expected a sparse cross-entropy over the last axis. "
             f"Received: {kind.__name__}(axis={axis}). Move the classes to the last axis."
@@ -69,10 +64,8 @@ def _from_keras_loss(loss: Any) -> Likelihood:
         return Gibbs(loss)
     from_logits = arguments.get("from_logits", False)
     form = {"from_logits": from_logits, "approximate": not from_logits}
-    if kind is keras.losses.BinaryCrossentropy:
+    if kind is losses.BinaryCrossentropy:
         return Bernoulli(**form)
-    if kind is keras.losses.CategoricalCrossentropy:
-        return Categorical(sparse=False, **form)
-    if kind is keras.losses.SparseCategoricalCrossentropy:
-        return Categorical(missing=arguments.get("ignore_class"), **form)
+    if is_sparse or kind is losses.CategoricalCrossentropy:
+        return Categorical(is_sparse, missing=arguments.get("ignore_class"), **form)
     return Gibbs(loss)
