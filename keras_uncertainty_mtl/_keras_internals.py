@@ -22,27 +22,21 @@ def exclude_from_weight_decay(optimizer: Any, variable: Any) -> None:
 
     Writes `_exclude_from_weight_decay` and what Keras derives from it. The public
     `exclude_from_weight_decay` forgets earlier exclusions, and refuses an optimizer that is built.
-    Without the private names the public method is called, whose refusal is a clear error.
+    Where these have no effect the public method is called, whose refusal is a clear error.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if optimizer.weight_decay is None:
         return
-    if not hasattr(optimizer, "_var_key"):
+    is_excluded = hasattr(optimizer, "_var_key")
+    if is_excluded:
+        key = optimizer._var_key(variable)
+        excluded = getattr(optimizer, "_exclude_from_weight_decay", ())
+        optimizer._exclude_from_weight_decay = {*excluded, key}
+        optimizer._exclude_from_weight_decay_cache = {}  # Keras 3.15
+        getattr(optimizer, "_weight_decay_by_var_key", {})[key] = False  # Keras 3.16
+        is_excluded = not (optimizer.built and optimizer._use_weight_decay(variable))
+    if not is_excluded:
         optimizer.exclude_from_weight_decay(var_list=[variable])
-        return
-    key = optimizer._var_key(variable)
-    excluded = getattr(optimizer, "_exclude_from_weight_decay", ())
-    optimizer._exclude_from_weight_decay = {*excluded, key}
-    if not optimizer.built:
-        return
-    optimizer._exclude_from_weight_decay_cache = {}  # Keras 3.15
-    getattr(optimizer, "_weight_decay_by_var_key", {})[key] = False  # Keras 3.16
-    if optimizer._use_weight_decay(variable):
-        raise ValueError(
-            "The optimizer's weight decay must leave the log-variances alone, and with this Keras "
-            "an optimizer that is built takes no exclusion. Received: an optimizer that is built. "
-            "Compile with a new one."
-        )
 
 
 def clear_losses(layer: Any) -> None:

@@ -41,7 +41,7 @@ class LogVariances(keras.layers.Layer):
 
     Args:
         groups: The tasks, in the groups that are computed as one.
-        trained: Whether θ is trained where there is a closed form; else it is 0 there.
+        trained: If false, θ is 0 where there is a closed form.
         dtype: `"float32"` or `"float64"`.
     """
 
@@ -52,7 +52,7 @@ class LogVariances(keras.layers.Layer):
         self._closed_form = self._each(lambda likelihood: likelihood.has_closed_form)
         self._power = self._each(lambda likelihood: likelihood.power)
         self._offset = self._each(lambda likelihood: likelihood.optimum(1.0))
-        self._is_trained = np.maximum(1.0 - self._closed_form, float(trained)).astype(dtype)
+        self._trained = trained
         # The sum over the last batches must not overflow, from which it would not come back.
         self._largest_loss = float(np.finfo(dtype).max) / MOST
 
@@ -86,19 +86,17 @@ class LogVariances(keras.layers.Layer):
         sums, counts = ops.unstack(ops.convert_to_tensor(self.running))
         # On the batch that σ starts from there is no gradient. A rounding error of one would make
         # Adam take a full step.
-        is_corrected = ops.logical_or(self._closed_form == 0, counts > 0)
+        is_started = ops.logical_and(counts > 0, self._trained)
+        is_corrected = ops.logical_or(self._closed_form == 0, is_started)
         if mean_losses is not None and training and self.trainable:
             sums, counts = self._follow(ops.stop_gradient(mean_losses), sums, counts)
             self.running.assign(ops.stack([sums, counts]))
         # Before the first batch that tells, σ of a closed form is 1.
         is_known = ops.logical_and(self._closed_form == 1, counts > 0)
         means = ops.where(is_known, ops.divide_no_nan(sums, counts), ops.ones_like(sums))
-        power, offset, is_trained = map(
-            ops.convert_to_tensor, (self._power, self._offset, self._is_trained)
-        )
+        power, offset = map(ops.convert_to_tensor, (self._power, self._offset))
         optima = ops.where(is_known, ops.log(means) / power + offset, ops.zeros_like(sums))
-        theta = is_trained * ops.convert_to_tensor(self.theta)
-        theta = ops.where(is_corrected, theta, ops.zeros_like(theta))
+        theta = ops.where(is_corrected, self.theta, ops.zeros_like(sums))
         steps = GRADIENT_SCALE * theta
         steps = steps + ops.stop_gradient(STEP_SCALE * theta - steps)
         return ops.clip(optima + steps, -BOUND, BOUND)

@@ -11,7 +11,6 @@ from keras_uncertainty_mtl._shapes import Tensor
 class TaskStatistics(keras.metrics.Metric):
     """The mean raw loss and the last σ of each task, as `{task}_loss` and `{task}_sigma`.
 
-    Keras adds every entry of a metric's dict to the progress bar, to `History` and to callbacks.
     All tasks share one tensor of running sums, because a metric object for each costs more than the
     weighting itself.
     """
@@ -38,12 +37,7 @@ class TaskStatistics(keras.metrics.Metric):
         if not self._has_batches:
             return {}
         losses, weights = ops.unstack(ops.convert_to_tensor(self._sums))
-        values = {
-            "loss": ops.divide_no_nan(losses, weights),
-            "sigma": ops.convert_to_tensor(self._sigmas),
-        }
-        return {
-            f"{task}_{name}": value
-            for name, vector in values.items()
-            for task, value in zip(self._tasks, ops.unstack(vector), strict=True)
-        }
+        means = ops.unstack(ops.divide_no_nan(losses, weights))
+        sigmas = ops.unstack(ops.convert_to_tensor(self._sigmas))
+        names = [f"{task}_{name}" for name in ("loss", "sigma") for task in self._tasks]
+        return dict(zip(names, [*means, *sigmas], strict=True))

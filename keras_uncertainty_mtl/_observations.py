@@ -96,7 +96,7 @@ def observe(
             all_targets.append(target)
             all_weights.append(_target_weight(weight, mask, target, dtype))
     predictions = ops.stack([ops.cast(each[0], dtype) for each in tensors.values()])
-    weights = _stack_weights(all_weights, all_targets, dtype)
+    weights = _stack_weights(all_weights)
     targets = ops.stack(all_targets)
 
     observed = None if weights is None else ops.not_equal(weights, 0)
@@ -145,9 +145,8 @@ def _in_dtype(targets: Tensor, dtype: str) -> Tensor:
     """Targets as tensors: truth values as integers, floating point numbers in the losses' dtype."""
     targets = ops.convert_to_tensor(targets)
     kind = keras.backend.standardize_dtype(targets.dtype)
-    if kind == "bool":
-        return ops.cast(targets, "int32")
-    return ops.cast(targets, dtype) if keras.backend.is_float_dtype(kind) else targets
+    is_float = keras.backend.is_float_dtype(kind)
+    return ops.cast(targets, dtype if is_float else "int32" if kind == "bool" else kind)
 
 
 def _target_weight(weight: Any, mask: Any, targets: Tensor, dtype: str) -> Tensor | None:
@@ -163,17 +162,13 @@ def _target_weight(weight: Any, mask: Any, targets: Tensor, dtype: str) -> Tenso
     return ops.where(mask, weight, ops.zeros_like(weight))
 
 
-def _stack_weights(weights: list[Any], targets: list[Tensor], dtype: str) -> Tensor | None:
+def _stack_weights(weights: list[Any]) -> Tensor | None:
     given = [weight for weight in weights if weight is not None]
-    if not given:
-        return None
-    # Axes of size 1 stay, because a loss may have fewer axes than its targets.
-    shape = [
-        size if axis == 0 or any(weight.shape[axis] != 1 for weight in given) else 1
-        for axis, size in enumerate(ops.shape(targets[0]))
-    ]
-    one = ops.ones((), dtype)
-    return ops.stack([ops.broadcast_to(one if each is None else each, shape) for each in weights])
+    # Common axes of size 1 stay, because a loss may have fewer axes than its targets.
+    zeros = sum(ops.zeros_like(weight) for weight in given)
+    return (
+        ops.stack([zeros + (1.0 if each is None else each) for each in weights]) if given else None
+    )
 
 
 def _is_label(targets: Tensor, missing: float) -> Tensor:

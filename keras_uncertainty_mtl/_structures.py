@@ -1,23 +1,47 @@
 """Predictions, targets and weights of several tasks, in whatever structure the user keeps them."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 
 def by_task(
-    tasks: Sequence[str], structure: Any, argument: str, optional: bool = False
+    tasks: Iterable[str], structure: Any, argument: str, optional: bool = False
 ) -> dict[str, Any]:
     """The entries of a structure, keyed by task, in task order.
 
     The structure is a dict keyed by task, a list or tuple in task order, or, where there is one
     task, the entry itself. Only optional entries may be `None`.
     """
-    entries = _entries(tasks, structure, argument)
-    for task, entry in entries.items():
-        if entry is None and not optional:
+    tasks = list(tasks)
+    expected = f"`{argument}` must have one entry for each of the tasks {tasks}"
+    if isinstance(structure, (list, tuple)):
+        if len(structure) != len(tasks):
+            raise ValueError(
+                f"{expected}, in this order: {len(tasks)}. Received: {len(structure)}. Use a dict "
+                "keyed by task to be sure which is which."
+            )
+        structure = dict(zip(tasks, structure, strict=True))
+    elif not isinstance(structure, dict):
+        if structure is None or len(tasks) > 1:
+            raise ValueError(
+                f"{expected}, in a dict keyed by task, or a list or tuple in task order. "
+                f"Received: {structure!r}"
+            )
+        structure = {tasks[0]: structure}
+    missing = [task for task in tasks if task not in structure]
+    unknown = [key for key in structure if key not in tasks]
+    if missing or unknown:
+        raise ValueError(
+            f"{expected}. Received: the keys {list(structure)}, without {missing}, with the "
+            f"unknown {unknown}. Give the dict the names of the tasks as its keys."
+        )
+    for task in tasks:
+        if structure[task] is None and not optional:
             raise ValueError(f"Task '{task}': `{argument}` must have an entry. Received: None")
-    return entries
+    return {task: structure[task] for task in tasks}
 
 
 def in_structure_of(structure: Any, entries: dict[str, Any]) -> Any:
@@ -30,31 +54,20 @@ def in_structure_of(structure: Any, entries: dict[str, Any]) -> Any:
     return entry
 
 
-def _entries(tasks: Sequence[str], structure: Any, argument: str) -> dict[str, Any]:
-    if isinstance(structure, dict):
-        missing = [task for task in tasks if task not in structure]
-        unknown = [key for key in structure if key not in tasks]
-        if missing or unknown:
+def validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, float]:
+    """The loss weight of each task, 1 where none is given."""
+    if not isinstance(loss_weights, Mapping | None):
+        raise ValueError(
+            f"`loss_weights` must be a dict from task to a number. Received: {loss_weights!r}"
+        )
+    weights = dict.fromkeys(tasks, 1.0) | dict(loss_weights or {})
+    for task, weight in weights.items():
+        if task not in tasks or not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
             raise ValueError(
-                f"`{argument}` must have one entry for each of the tasks {list(tasks)}. Received: "
-                f"the keys {list(structure)}, without {missing}, with the unknown {unknown}. Give "
-                "the dict the names of the tasks as its keys."
+                f"Task {task!r}: its entry in `loss_weights` must be a finite number that is not "
+                f"negative, and itself one of {tasks}. Received: {weight!r}"
             )
-        return {task: structure[task] for task in tasks}
-    if isinstance(structure, (list, tuple)):
-        if len(structure) != len(tasks):
-            raise ValueError(
-                f"`{argument}` must have one entry for each of the tasks {list(tasks)}, in this "
-                f"order: {len(tasks)}. Received: {len(structure)}. Use a dict keyed by task to be "
-                "sure which is which."
-            )
-        return dict(zip(tasks, structure, strict=True))
-    if structure is not None and len(tasks) == 1:
-        return {tasks[0]: structure}
-    raise ValueError(
-        f"`{argument}` must be a dict keyed by task, or a list or tuple in task order, for the "
-        f"tasks {list(tasks)}. Received: {structure!r}"
-    )
+    return {task: float(weight) for task, weight in weights.items()}
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
 
 def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:
     """Symbolic predictions, with logits of exact likelihoods at the temperature of this moment."""
-    outputs = by_task(list(weighting.tasks), predictions, "predictions")
+    outputs = by_task(weighting.tasks, predictions, "predictions")
     dtype = "float64" if weighting.variable_dtype == "float64" else "float32"
     for task, log_variance in weighting.log_variances().items():
         if weighting.tasks[task].is_tempered:

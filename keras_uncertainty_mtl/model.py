@@ -60,13 +60,12 @@ class MultiTaskModel(keras.Model):
         held = [layer for layer in self.layers if isinstance(layer, UncertaintyWeighting)]
         if not held:
             raise ValueError(
-                "MultiTaskModel(inputs, outputs, weighting) expects a weighting, an "
-                "UncertaintyWeighting or the dict of tasks to make one from. Received: "
-                "weighting=None"
+                "MultiTaskModel(inputs, outputs, weighting) expects a weighting: an "
+                "UncertaintyWeighting, or a dict of tasks. Received: weighting=None"
             )
         self.weighting = held[0]
-        tasks = {task: task for task in self.weighting.tasks}
-        name_outputs(self, keras.tree.flatten(tasks if isinstance(outputs, dict) else list(tasks)))
+        names = {task: task for task in self.weighting.tasks}
+        name_outputs(self, keras.tree.flatten(names if isinstance(outputs, dict) else list(names)))
 
     def compile(
         self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any
@@ -151,16 +150,14 @@ class MultiTaskModel(keras.Model):
 
         Example:
 
-        ```python
-        model.calibrate(x_held_out, y_held_out)
-        ```
+        >>> sigmas = model.calibrate(x_held_out, y_held_out, verbose=0)
 
         References:
             - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), for temperature scaling
         """
-        arguments = {"batch_size": batch_size, "steps": steps, "verbose": verbose}
-        log_variances = optimal_log_variances(self, x, y, sample_weight=sample_weight, **arguments)
-        self.weighting.set_log_variances(log_variances)
+        options = {"batch_size": batch_size, "steps": steps, "verbose": verbose}
+        optima = optimal_log_variances(self, x, y, sample_weight=sample_weight, **options)
+        self.weighting.set_log_variances(optima)
         return self.weighting.sigmas()
 
     def predictive_model(self) -> keras.Model:
@@ -179,23 +176,19 @@ class MultiTaskModel(keras.Model):
 
         Example:
 
-        ```python
-        predicted = model.predictive_model().predict(x)
-        predicted["depth_scale"]  # one for each of predicted["depth_location"]
-        ```
+        >>> predicted = model.predictive_model().predict(x, verbose=0)
+        >>> scales = predicted["depth_scale"]  # one for each of predicted["depth_location"]
         """
         network = inference_model(self)
         sigmas = self.weighting.sigmas()
-        predictions = by_task(list(sigmas), network.output, "predictions")
-        outputs = {}
-        for task, likelihood in self.weighting.tasks.items():
-            prediction = predictions[task]
-            if (
-                prediction.dtype != "float64"
-            ):  # Half precision may not hold a σ in the task's units.
-                prediction = ops.cast(prediction, "float32")
-            for parameter, tensor in likelihood.predictive(prediction, sigmas[task]).items():
-                outputs[f"{task}_{parameter}"] = tensor
+        predictions = by_task(sigmas, network.output, "predictions")
+        outputs: dict[str, Any] = {}
+        for task, prediction in predictions.items():
+            # Half precision may not hold a σ in the task's units.
+            dtype = "float64" if prediction.dtype == "float64" else "float32"
+            prediction = ops.cast(prediction, dtype)
+            parameters = self.weighting.tasks[task].predictive(prediction, sigmas[task])
+            outputs |= {f"{task}_{name}": tensor for name, tensor in parameters.items()}
         return keras.Model(network.input, outputs, name=self.name)
 
     def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:
@@ -208,7 +201,6 @@ class MultiTaskModel(keras.Model):
             ValueError: If a SavedModel is asked for on the PyTorch backend.
         """
         if format == "tf_saved_model" and keras.backend.backend() == "torch":
-            # PyTorch's own error does not say what would work.
             raise ValueError(
                 'Keras exports no SavedModel from PyTorch. Received: format="tf_saved_model" on '
                 "the torch backend. Save the model, then load and export it with "

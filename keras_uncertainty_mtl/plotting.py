@@ -29,10 +29,8 @@ def plot_history(history: Any, tasks: Sequence[str] | None = None) -> "Figure":
 
     Example:
 
-    ```python
-    history = model.fit(x, {"depth": y1, "classes": y2}, validation_split=0.1, epochs=20)
-    plot_history(history).savefig("history.png")
-    ```
+    >>> history = model.fit(x, y, validation_split=0.1, epochs=20, verbose=0)
+    >>> plot_history(history).savefig("history.png")
     """
     from matplotlib.figure import Figure
 
@@ -67,10 +65,8 @@ def plot_reliability(labels: Any, probabilities: Any, bins: int = 10) -> "Figure
 
     Example:
 
-    ```python
-    probabilities = model.predictive_model().predict(x)["classes_probabilities"]
-    plot_reliability(labels, probabilities).savefig("reliability.png")
-    ```
+    >>> predicted = model.predictive_model().predict(x, verbose=0)
+    >>> figure = plot_reliability(labels, predicted["classes_probabilities"])
 
     References:
         - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 2
@@ -105,10 +101,10 @@ def plot_coverage(
 
     Example:
 
-    ```python
-    predicted = model.predictive_model().predict(x)
-    plot_coverage(y1, predicted["depth_location"], predicted["depth_scale"], "laplace")
-    ```
+    >>> predicted = model.predictive_model().predict(x, verbose=0)
+    >>> figure = plot_coverage(
+    ...     y1, predicted["depth_location"], predicted["depth_scale"], "laplace"
+    ... )
     """
     figure, axes = _diagram("probability of a central interval", "share of targets in it")
     levels = np.linspace(0, 1, 101)

@@ -7,17 +7,11 @@ import numpy as np
 
 
 class Reliability(NamedTuple):
-    """Predicted probabilities in bins of equal width, empty ones left out.
+    """Predicted probabilities in bins of equal width, empty ones left out."""
 
-    Args:
-        confidence: Vector of the mean probability in each bin.
-        frequency: Vector of the share of them that came true.
-        share: Vector of the bin's share of all predictions.
-    """
-
-    confidence: Any
-    frequency: Any
-    share: Any
+    confidence: Any  # Vector of the mean probability in each bin.
+    frequency: Any  # Vector of the share of them that came true.
+    share: Any  # Vector of the bin's share of all predictions.
 
     @property
     def expected_calibration_error(self) -> float:
@@ -42,10 +36,9 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
 
     Example:
 
-    ```python
-    probabilities = model.predictive_model().predict(x)["classes_probabilities"]
-    reliability(labels, probabilities).expected_calibration_error
-    ```
+    >>> predicted = model.predictive_model().predict(x, verbose=0)
+    >>> found = reliability(labels, predicted["classes_probabilities"])
+    >>> error = found.expected_calibration_error
 
     References:
         - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 2
@@ -76,11 +69,9 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
 
     Example:
 
-    ```python
-    predicted = model.predictive_model().predict(x)
-    mass = central_mass(y1, predicted["depth_location"], predicted["depth_scale"], "laplace")
-    np.mean(mass <= 0.95)  # how many are in their 95% intervals
-    ```
+    >>> p = model.predictive_model().predict(x, verbose=0)
+    >>> mass = central_mass(y1, p["depth_location"], p["depth_scale"], "laplace")
+    >>> coverage = np.mean(mass <= 0.95)  # of the 95% intervals
     """
     if distribution not in _MASS_WITHIN:
         raise ValueError(

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl._arguments import validate_loss_weights, validate_tasks
 from keras_uncertainty_mtl._groups import group_tasks
 from keras_uncertainty_mtl._keras_internals import clear_losses
 from keras_uncertainty_mtl._log_variances import LogVariances
@@ -22,7 +21,13 @@ from keras_uncertainty_mtl._reductions import (
     sum_over_replicas,
 )
 from keras_uncertainty_mtl._shapes import Tensor
-from keras_uncertainty_mtl._structures import by_task, in_structure_of, naming_task
+from keras_uncertainty_mtl._structures import (
+    by_task,
+    in_structure_of,
+    naming_task,
+    validate_loss_weights,
+)
+from keras_uncertainty_mtl.likelihoods.identifiers import validate_tasks
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -101,9 +106,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         self.tasks = validate_tasks(tasks)
         self.loss_weights = validate_loss_weights(loss_weights, list(self.tasks))
         if update not in ("trained", "closed_form"):
-            raise ValueError(
-                f'`update` must be "trained" or "closed_form". Received: update={update!r}'
-            )
+            raise ValueError(f'`update` must be "trained" or "closed_form". Received: {update!r}')
         self.update = update
 
     def build(self, predictions_shape: Any) -> None:
@@ -111,7 +114,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         predictions = keras.tree.map_shape_structure(
             lambda shape: None if shape is None else keras.KerasTensor(shape), predictions_shape
         )
-        named = by_task(list(self.tasks), predictions, "predictions")
+        named = by_task(self.tasks, predictions, "predictions")
         self.groups = group_tasks(self.tasks, {task: named[task].shape for task in named})
         trained = self.update == "trained"
         self._log_variances = LogVariances(self.groups, trained, dtype=self._loss_dtype)
@@ -146,9 +149,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         self, predictions: Any, targets: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         """The shapes and dtypes of the predictions, once the targets are seen to fit them."""
-        named = by_task(list(self.tasks), predictions, "predictions")
+        named = by_task(self.tasks, predictions, "predictions")
         if targets is not None:
-            for task, target in by_task(list(self.tasks), targets, "targets").items():
+            for task, target in by_task(self.tasks, targets, "targets").items():
                 with naming_task(task):
                     self.tasks[task].align(target, named[task])
         for task, prediction in named.items():
@@ -200,17 +203,16 @@ class UncertaintyWeighting(keras.layers.Layer):
         self, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
     ) -> list[Observations]:
         """The `Observations` of a batch, one for each of `groups`; see `combined_loss`."""
-        tasks = list(self.tasks)
         if not isinstance(sample_weight, (dict, list, tuple)):
-            sample_weight = dict.fromkeys(tasks, sample_weight)
-        named = by_task(tasks, predictions, "predictions")
+            sample_weight = dict.fromkeys(self.tasks, sample_weight)
+        named = by_task(self.tasks, predictions, "predictions")
         if mask is None:
             mask = keras_masks(list(named.values()))
         tensors = (
             named,
-            by_task(tasks, targets, "targets"),
-            by_task(tasks, sample_weight, "sample_weight", optional=True),
-            by_task(tasks, mask, "mask", optional=True),
+            by_task(self.tasks, targets, "targets"),
+            by_task(self.tasks, sample_weight, "sample_weight", optional=True),
+            by_task(self.tasks, mask, "mask", optional=True),
         )
         batches = []
         for group in self.groups:
@@ -232,7 +234,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             ValueError: If a task has no prediction, or one that its likelihood cannot take.
         """
         inputs = {}
-        for task, prediction in by_task(list(self.tasks), predictions, "predictions").items():
+        for task, prediction in by_task(self.tasks, predictions, "predictions").items():
             likelihood = self.tasks[task]
             with naming_task(task):
                 shape = likelihood.target_shape(tuple(prediction.shape))
@@ -242,10 +244,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         return inputs
 
     def log_variances(self) -> dict[str, Any]:
-        """Each task's `s = log σ²`.
-
-        Returns:
-            Dict from task to a NumPy scalar, or a vector where each channel has its own.
+        """Each task's `s = log σ²`: a NumPy scalar, or a vector where each channel has its own.
 
         Raises:
             ValueError: If the layer is not built.
@@ -265,8 +264,7 @@ class UncertaintyWeighting(keras.layers.Layer):
     def task_weights(self) -> dict[str, Any]:
         """The factor of each task's raw loss, `loss_weights` included.
 
-        An exact classification likelihood has no such factor; in its place stands that of the
-        approximate form, `exp(-s)`.
+        An exact classification likelihood has none; here it has that of the approximate form.
         """
         s = self.log_variances()
         return {
@@ -303,12 +301,13 @@ class UncertaintyWeighting(keras.layers.Layer):
         groups = [group for group in self.groups if group.likelihood.is_tempered]
         if not groups:
             return predictions
-        named = by_task(list(self.tasks), predictions, "predictions")
+        named = by_task(self.tasks, predictions, "predictions")
         log_variances = self._log_variances()
         for group in groups:
-            for task, place in group.places().items():
-                logits = ops.cast(named[task], self._loss_dtype)
-                named[task] = group.likelihood.temper(logits, log_variances[place])
+            logits = ops.stack([ops.cast(named[task], self._loss_dtype) for task in group.tasks])
+            s = ops.reshape(group.of(log_variances), (-1, *[1] * (len(logits.shape) - 1)))
+            scaled = ops.unstack(group.likelihood.temper(logits, s))
+            named |= dict(zip(group.tasks, scaled, strict=True))
         return in_structure_of(predictions, named)
 
     def _report(

@@ -60,7 +60,7 @@ def without(structure, task):
 
 
 TASKLESS = {
-    "no tasks": (lambda: UncertaintyWeighting({}), "one task or more. Received: tasks={}"),
+    "no tasks": (lambda: UncertaintyWeighting({}), "one task or more.*Received: {}"),
     "tasks in a list": (lambda: UncertaintyWeighting([Gaussian()]), "must be a dict"),
     "an empty name": (lambda: UncertaintyWeighting({"": Gaussian()}), "not empty.*Received: ''"),
     "a name that is a number": (
@@ -141,7 +141,7 @@ WEIGHTINGS = {
     ),
     "a loss weight of an unknown task": (
         lambda: UncertaintyWeighting({"depth": "mse"}, loss_weights={"dept": 1.0}),
-        r"unknown task 'dept'.*\['depth'\]",
+        r"Task 'dept'.*one of \['depth'\]",
     ),
     "several sigmas for one, in a config": (
         lambda: UncertaintyWeighting({"depth": config_of(Gaussian(), initial_sigma=[1.0, 2.0])}),

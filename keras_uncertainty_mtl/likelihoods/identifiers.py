@@ -1,10 +1,12 @@
 """From a Keras loss to its likelihood."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from keras import losses, saving
 
 from keras_uncertainty_mtl._keras_internals import loss_arguments
+from keras_uncertainty_mtl._structures import naming_task
 from keras_uncertainty_mtl.likelihoods.base import Likelihood
 from keras_uncertainty_mtl.likelihoods.continuous import Gaussian, Laplace
 from keras_uncertainty_mtl.likelihoods.discrete import Bernoulli, Categorical
@@ -44,6 +46,23 @@ def get(identifier: Any) -> Likelihood:
             f"name or config. Received: {identifier!r}"
         )
     return _from_keras_loss(loss)
+
+
+def validate_tasks(tasks: Any) -> dict[str, Likelihood]:
+    """The likelihood of each task."""
+    if not isinstance(tasks, Mapping) or not tasks:
+        raise ValueError(
+            f"`tasks` must be a dict from one task or more to likelihoods. Received: {tasks!r}"
+        )
+    validated = {}
+    for task, likelihood in tasks.items():
+        if not isinstance(task, str) or not task or "/" in task:
+            raise ValueError(
+                f"A task's name must be a string, not empty, with no '/'. Received: {task!r}"
+            )
+        with naming_task(task):
+            validated[task] = get(likelihood)
+    return validated
 
 
 def _from_keras_loss(loss: Any) -> Likelihood:
