@@ -272,6 +272,8 @@ def main() -> None:
             for method in arguments.method or methods_for(PROBLEMS[name]())
             if (key := (name, method, seed)) not in finished
         ]
+        for name in {name for name, _, _ in missing}:
+            PROBLEMS[name]().load(0)  # Two workers must not make the same data at once.
         run_all(missing, file, arguments.workers)
     tables = report(arguments.results)
     (arguments.results / "comparison.md").write_text(tables, encoding="utf-8")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -28,15 +29,11 @@ class Group:
     log-variances, from `start` on.
     """
 
-    tasks: tuple[str, ...]
-    likelihoods: tuple[Likelihood, ...]
+    tasks: list[str]
+    likelihood: Likelihood
+    initial_sigmas: list[Any]
     channels: int
     start: int
-
-    @property
-    def likelihood(self) -> Likelihood:
-        """The likelihood of all of them."""
-        return self.likelihoods[0]
 
     @property
     def size(self) -> int:
@@ -59,10 +56,8 @@ class Group:
     def initial_log_variances(self) -> np.ndarray:
         """The log-variances to start from, NaN for the optimum of the first batch."""
         unknown = math.nan if self.likelihood.has_closed_form else 1.0
-        sigmas = [each.initial_sigma or unknown for each in self.likelihoods]
-        return np.concatenate(
-            [np.broadcast_to(2.0 * np.log(sigma), self.channels) for sigma in sigmas]
-        )
+        logarithms = [np.log(sigma or unknown) for sigma in self.initial_sigmas]
+        return 2.0 * np.concatenate([np.broadcast_to(each, self.channels) for each in logarithms])
 
 
 def group_tasks(
@@ -83,8 +78,8 @@ def group_tasks(
         for task in names:
             with naming_task(task):
                 channels = _channels(tasks[task], prediction_shapes[task])
-        likelihoods = tuple(tasks[task] for task in names)
-        groups.append(Group(tuple(names), likelihoods, channels, start))
+        sigmas = [tasks[task].initial_sigma for task in names]
+        groups.append(Group(names, tasks[names[0]], sigmas, channels, start))
         start += groups[-1].size
     return groups
 
@@ -109,16 +104,11 @@ def _channels(likelihood: Likelihood, prediction_shape: Shape) -> int:
                 f"as are known beforehand. Received: predictions of shape {prediction_shape}"
             )
         channels = target_shape[-1]
-    sigmas = np.atleast_1d(likelihood.initial_sigma or 1.0)
-    if len(sigmas) not in (1, channels):
+    sigmas = np.ravel(1.0 if likelihood.initial_sigma is None else likelihood.initial_sigma)
+    if len(sigmas) not in (1, channels) or np.max(np.abs(2.0 * np.log(sigmas))) > BOUND:
         raise ValueError(
-            f"`initial_sigma` must be one number or {channels} of them, one for each channel. "
-            f"Received: {len(sigmas)} numbers."
-        )
-    if np.max(np.abs(2.0 * np.log(sigmas))) > BOUND:
-        raise ValueError(
-            "`initial_sigma` must be between 1e-13 and 1e13. Received: "
-            f"initial_sigma={likelihood.initial_sigma!r}. Have the task in a unit nearer to its "
-            "noise."
+            f"`initial_sigma` must be one number or {channels} of them, one for each channel, "
+            f"between 1e-13 and 1e13. Received: initial_sigma={likelihood.initial_sigma!r}. Have "
+            "the task in a unit nearer to its noise."
         )
     return channels

@@ -1,7 +1,6 @@
 """All private names of Keras that this package uses, one function each.
 
-Every function says what it reads, why there is no public way, and what happens without it. The
-tests of `tests/test_keras_internals.py` run on the oldest Keras, the newest and the nightly.
+Every function says what it reads, why there is no public way, and what happens without it.
 """
 
 from typing import Any
@@ -47,8 +46,8 @@ def clear_losses(layer: Any) -> None:
     """
     if not hasattr(layer, "_clear_losses"):
         raise ValueError(
-            "UncertaintyWeighting cannot add its loss on several replicas with this version of "
-            "Keras. Received: a tf.distribute strategy. Train a MultiTaskModel instead."
+            "The layer cannot add its loss with this Keras. Received: a tf.distribute strategy of "
+            "several replicas. Train a MultiTaskModel instead."
         )
     layer._clear_losses()
 

@@ -14,12 +14,11 @@ from keras_uncertainty_mtl._shapes import Tensor
 # batches, up to the last number. A longer mean makes s steadier, and slower to follow.
 FEWEST, SHARE, MOST = 10.0, 0.1, 50.0
 
-# A batch counts as at most this many times the running mean, so that none, a corrupt label in it
-# say, can switch its task off.
+# A batch counts as at most this many times the running mean: a corrupt label switches no task off.
 LARGEST_RATIO = 10.0
 
-# Adam and its like move a weight by about one learning rate a step, whatever its gradient. That is
-# slow for a logarithm, so θ counts this many times in s.
+# Adam moves a weight by about one learning rate a step. That is slow for a logarithm, so θ counts
+# this many times in s.
 STEP_SCALE = 3.0
 
 # The gradient of θ, as a share of that of s. Plain gradient descent thus moves s by a tenth of a
@@ -38,11 +37,7 @@ class LogVariances(keras.layers.Layer):
 
     A σ that is given to begin with counts as one batch of such errors. A batch without any observed
     element of a task, without any error, or with one that overflows, says nothing of its noise.
-
-    Args:
-        groups: The tasks, in the groups that are computed as one.
-        trained: If false, θ is 0 where there is a closed form.
-        dtype: `"float32"` or `"float64"`.
+    Unless `trained`, θ is 0 where there is a closed form.
     """
 
     def __init__(self, groups: Sequence[Group], trained: bool, dtype: str) -> None:

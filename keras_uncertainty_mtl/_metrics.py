@@ -11,8 +11,7 @@ from keras_uncertainty_mtl._shapes import Tensor
 class TaskStatistics(keras.metrics.Metric):
     """The mean raw loss and the last σ of each task, as `{task}_loss` and `{task}_sigma`.
 
-    All tasks share one tensor of running sums, because a metric object for each costs more than the
-    weighting itself.
+    All share one tensor, because a metric object for each costs more than the weighting itself.
     """
 
     def __init__(self, tasks: Sequence[str]) -> None:

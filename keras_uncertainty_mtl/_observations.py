@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl._reductions import total_weight, weighted_sum
+from keras_uncertainty_mtl._reductions import weighted_sum
 from keras_uncertainty_mtl._shapes import Shape, Tensor, check_tensor, match_leading_axes
 from keras_uncertainty_mtl._structures import naming_task
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
@@ -35,7 +35,7 @@ class Observations:
     @functools.cached_property
     def weight_sum(self) -> Tensor:
         """The sums `Σ w`."""
-        return total_weight(self.losses, self.weights, self.channels)
+        return self._sum(ops.ones_like(self.losses))
 
     @functools.cached_property
     def loss_sum(self) -> Tensor:
@@ -96,8 +96,12 @@ def observe(
             all_targets.append(target)
             all_weights.append(_target_weight(weight, mask, target, dtype))
     predictions = ops.stack([ops.cast(each[0], dtype) for each in tensors.values()])
-    weights = _stack_weights(all_weights)
     targets = ops.stack(all_targets)
+    weights = None
+    if given := [weight for weight in all_weights if weight is not None]:
+        # Common axes of size 1 stay, because a loss may have fewer axes than its targets.
+        zeros = sum(map(ops.zeros_like, given))
+        weights = ops.stack([zeros + (1.0 if each is None else each) for each in all_weights])
 
     observed = None if weights is None else ops.not_equal(weights, 0)
     if likelihood.missing is not None:
@@ -114,10 +118,8 @@ def observe(
 
 
 def is_elementwise(likelihood: Likelihood) -> bool:
-    """If so, a likelihood takes tensors with an axis of tasks before that of the batch.
-
-    A Keras loss, or a likelihood of a user's own, might look beyond a single element.
-    """
+    """True for a likelihood that takes tensors with an axis of tasks before that of the batch."""
+    # A Keras loss, or a likelihood of a user's own, might look beyond a single element.
     return type(likelihood) in (Gaussian, Laplace, Categorical, Bernoulli)
 
 
@@ -160,15 +162,6 @@ def _target_weight(weight: Any, mask: Any, targets: Tensor, dtype: str) -> Tenso
     mask = ops.cast(_matched(mask, shape, "the Keras mask"), "bool")
     weight = ops.ones((), dtype) if weight is None else weight
     return ops.where(mask, weight, ops.zeros_like(weight))
-
-
-def _stack_weights(weights: list[Any]) -> Tensor | None:
-    given = [weight for weight in weights if weight is not None]
-    # Common axes of size 1 stay, because a loss may have fewer axes than its targets.
-    zeros = sum(ops.zeros_like(weight) for weight in given)
-    return (
-        ops.stack([zeros + (1.0 if each is None else each) for each in weights]) if given else None
-    )
 
 
 def _is_label(targets: Tensor, missing: float) -> Tensor:

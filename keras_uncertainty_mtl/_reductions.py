@@ -20,15 +20,6 @@ def weighted_sum(values: Tensor, weights: Tensor | None, channels: int) -> Tenso
     return ops.sum(ops.reshape(values, (values.shape[0], -1, channels)), axis=1)
 
 
-def total_weight(values: Tensor, weights: Tensor | None, channels: int) -> Tensor:
-    """The sums `Σ w` of the weights of as many values, by which to divide `Σ w·v`."""
-    if weights is not None:
-        return weighted_sum(weights, None, channels)
-    kept = (values.shape[0], channels)
-    count = ops.cast(ops.size(values), values.dtype) / (kept[0] * kept[1])
-    return ops.broadcast_to(count, kept)
-
-
 def concatenate(tensors: list[Tensor]) -> Tensor:
     """One vector of all entries."""
     return ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors])
@@ -42,8 +33,8 @@ def concatenate_by_task(sums: list[Tensor]) -> Tensor:
 def global_mean(sums: Tensor, totals: Tensor) -> Tensor:
     """The mean over the whole global batch, of this replica's `Σ w·v` and the global `Σ w`; or 0.
 
-    Keras averages the gradients of the replicas. So each replica's mean has the value of the global
-    one, and the gradient of its own share of it times the number of replicas.
+    Keras averages the gradients of the replicas. So the value is that of the global mean, and the
+    gradient that of this replica's share of it times the number of replicas.
     """
     replicas = num_replicas()
     if replicas == 1:
@@ -82,8 +73,7 @@ def check_strategy(strategy: Any) -> None:
     )
     if is_cluster or isinstance(strategy, tf.distribute.ParameterServerStrategy):
         raise ValueError(
-            "Expected a strategy that Keras 3 can train with. Received: "
-            f"{type(strategy).__name__}. For several GPUs of one machine use "
-            "tf.distribute.MirroredStrategy, for several machines keras.distribution.initialize() "
-            "and keras.distribution.DataParallel on the JAX backend."
+            f"Keras 3 must be able to train with the strategy. Received: {type(strategy).__name__}."
+            " For several GPUs of one machine use tf.distribute.MirroredStrategy, for several "
+            "machines keras.distribution.DataParallel on the JAX backend."
         )

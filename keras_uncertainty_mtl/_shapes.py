@@ -50,10 +50,9 @@ def match_leading_axes(tensor: Tensor, expected: Shape) -> Tensor | None:
         tensor = ops.squeeze(tensor, axis=-1)
     while len(tensor.shape) < len(expected):
         tensor = ops.expand_dims(tensor, axis=-1)
-    shape = tuple(tensor.shape)
-    fits = len(shape) == len(expected) and all(
+    fits = len(tensor.shape) == len(expected) and all(
         (size == 1 and axis > 0) or _same_size(size, expected[axis])
-        for axis, size in enumerate(shape)
+        for axis, size in enumerate(tensor.shape)
     )
     return tensor if fits else None
 

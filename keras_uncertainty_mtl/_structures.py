@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
+import keras
+
 
 def by_task(
     tasks: Iterable[str], structure: Any, argument: str, optional: bool = False
@@ -48,18 +50,13 @@ def in_structure_of(structure: Any, entries: dict[str, Any]) -> Any:
     """Entries keyed by task, in the structure that `by_task` has taken them from."""
     if isinstance(structure, dict):
         return {task: entries[task] for task in structure}
-    if isinstance(structure, (list, tuple)):
-        return type(structure)(entries.values())
-    (entry,) = entries.values()
-    return entry
+    return keras.tree.pack_sequence_as(structure, list(entries.values()))
 
 
 def validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, float]:
     """The loss weight of each task, 1 where none is given."""
     if not isinstance(loss_weights, Mapping | None):
-        raise ValueError(
-            f"`loss_weights` must be a dict from task to a number. Received: {loss_weights!r}"
-        )
+        raise ValueError(f"`loss_weights` must be a dict from tasks. Received: {loss_weights!r}")
     weights = dict.fromkeys(tasks, 1.0) | dict(loss_weights or {})
     for task, weight in weights.items():
         if task not in tasks or not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:

@@ -15,8 +15,7 @@ from keras_uncertainty_mtl._observations import Observations
 from keras_uncertainty_mtl.inference import without_weighting
 
 # Without a closed form, σ is searched between 2e-9 and 5e8. Each pass over the data leaves a
-# sixteenth of a grid of log-variances for the next. Over the last, which is ±0.16 wide, a
-# likelihood is a polynomial to all digits of its sum.
+# sixteenth of the grid. Over the last, ±0.16 wide, a likelihood is a polynomial to all its digits.
 GRID_SIZE, GRID_END = 33, 40.0
 PASSES, POLYNOMIAL_DEGREE = 3, 6
 
@@ -26,15 +25,13 @@ ROUNDING = 1e-6  # Smaller differences of means, absolute or relative, may be ro
 def optimal_log_variances(model: Any, x: Any, y: Any = None, **arguments: Any) -> dict[str, Any]:
     """The log-variances under which the data are most likely, with the network as it is.
 
-    Each task has a NumPy vector of them; NaN where no element is observed, and, with a warning,
-    where no σ is the most likely one. The data and `arguments` are those of `evaluate`.
+    NaN where no element is observed, and, with a warning, where no σ is the most likely one.
     """
     searched = [task for task, each in model.weighting.tasks.items() if not each.has_closed_form]
     if searched and isinstance(x, types.GeneratorType):
         raise ValueError(
             f"calibrate() reads the data {PASSES} times, because {searched} have no closed form. "
-            "Received: a generator, which can be read only once. Hand over arrays, a "
-            "tf.data.Dataset or a keras.utils.PyDataset."
+            "Received: a generator, to be read once. Hand over arrays, a Dataset or a PyDataset."
         )
     # The evaluation runs on the replicas of the model.
     on_tensorflow = keras.backend.backend() == "tensorflow"

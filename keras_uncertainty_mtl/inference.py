@@ -36,9 +36,7 @@ def inference_model(model: keras.Model) -> keras.Model:
 def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
     """The network of a functional model, with or without the temperatures of its logits."""
     if not hasattr(model, "operations"):
-        raise ValueError(
-            f"inference_model() expects a functional model or a MultiTaskModel. Received: {model!r}"
-        )
+        raise ValueError(f"inference_model() expects a functional model. Received: {model!r}")
     # The ids of the inputs behind each tensor. `keras.utils.get_source_inputs` walks every path of
     # the graph, of which a residual network has exponentially many.
     origins: dict[int, set[int]] = {}

@@ -72,14 +72,11 @@ class MultiTaskModel(keras.Model):
     ) -> None:
         """Configures the model for training; see `keras.Model.compile`.
 
-        Args:
-            optimizer: As in `keras.Model.compile`. Its weight decay leaves log-variances alone.
-            loss, loss_weights: Must be `None`: they belong to the `UncertaintyWeighting`.
-            **kwargs: As in `keras.Model.compile`: `metrics`, `steps_per_execution`, …
+        The optimizer's weight decay leaves log-variances alone.
 
         Raises:
-            ValueError: If `loss` or `loss_weights` is given, or Keras cannot train with the
-                model's `tf.distribute` strategy.
+            ValueError: If `loss` or `loss_weights` is given, which belong to the weighting, or if
+                Keras cannot train with the model's `tf.distribute` strategy.
         """
         if keras.backend.backend() == "tensorflow":
             check_strategy(self.distribute_strategy)
@@ -168,11 +165,10 @@ class MultiTaskModel(keras.Model):
         package, or targets.
 
         Returns:
-            A functional `keras.Model` whose output is a dict of tensors: for `Gaussian`
-            `"{task}_mean"` and `"{task}_standard_deviation"`; for `Laplace` `"{task}_location"` and
-            `"{task}_scale"`, which is `σ / √2`; for `Categorical` and `Bernoulli`
-            `"{task}_probabilities"`, at the temperature σ² in their exact forms; for `Gibbs` the
-            network's output as `"{task}_prediction"`.
+            A functional `keras.Model` with a dict of outputs: `"{task}_mean"` and
+            `"{task}_standard_deviation"` for `Gaussian`; `"{task}_location"` and `"{task}_scale"`,
+            which is `σ / √2`, for `Laplace`; `"{task}_probabilities"` for `Categorical` and
+            `Bernoulli`; `"{task}_prediction"` for `Gibbs`.
 
         Example:
 
@@ -194,16 +190,12 @@ class MultiTaskModel(keras.Model):
     def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:
         """Exports the network alone, without log-variances; see `keras.Model.export`.
 
-        Args:
-            filepath, format, **kwargs: As in `keras.Model.export`.
-
         Raises:
             ValueError: If a SavedModel is asked for on the PyTorch backend.
         """
         if format == "tf_saved_model" and keras.backend.backend() == "torch":
             raise ValueError(
-                'Keras exports no SavedModel from PyTorch. Received: format="tf_saved_model" on '
-                "the torch backend. Save the model, then load and export it with "
-                'KERAS_BACKEND=tensorflow. Or export it with format="torch".'
+                'Keras exports no SavedModel from PyTorch. Received: format="tf_saved_model". Load '
+                'the saved model with KERAS_BACKEND=tensorflow, or export with format="torch".'
             )
         inference_model(self).export(filepath, format=format, **kwargs)

@@ -101,10 +101,8 @@ def plot_coverage(
 
     Example:
 
-    >>> predicted = model.predictive_model().predict(x, verbose=0)
-    >>> figure = plot_coverage(
-    ...     y1, predicted["depth_location"], predicted["depth_scale"], "laplace"
-    ... )
+    >>> p = model.predictive_model().predict(x, verbose=0)
+    >>> figure = plot_coverage(y1, p["depth_location"], p["depth_scale"], "laplace")
     """
     figure, axes = _diagram("probability of a central interval", "share of targets in it")
     levels = np.linspace(0, 1, 101)

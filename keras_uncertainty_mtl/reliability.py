@@ -74,9 +74,7 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
     >>> coverage = np.mean(mass <= 0.95)  # of the 95% intervals
     """
     if distribution not in _MASS_WITHIN:
-        raise ValueError(
-            f"`distribution` must be one of {list(_MASS_WITHIN)}. Received: {distribution!r}"
-        )
+        raise ValueError(f"`distribution` is one of {[*_MASS_WITHIN]}. Received: {distribution!r}")
     targets, locations, scales = (np.asarray(a, "float64") for a in (targets, locations, scales))
     _check_intervals(targets, locations, scales)
     return _MASS_WITHIN[distribution](np.abs(targets.reshape(scales.shape) - locations) / scales)

@@ -35,15 +35,10 @@ class UncertaintyWeighting(keras.layers.Layer):
     """Weighs the losses of several tasks by the homoscedastic uncertainty of each.
 
     With `s = log σ²`, a task's trainable log-variance, and `L` its mean raw loss, the layer adds
-
-    ```
-    Σ over tasks: loss_weight · (scale · exp(-power · s) · L + ½ · s)
-    ```
-
-    through `add_loss`, `scale` and `power` given by the task's likelihood (½ and 1 for `Gaussian`).
-    The exact classification likelihoods put `exp(-s)` inside of their softmax instead, and the
-    layer returns their logits at this temperature. The sum is a negative log-likelihood, so it is
-    negative when the noise is small.
+    the sum over tasks of `loss_weight · (scale · exp(-power · s) · L + ½ · s)` by `add_loss`. The
+    task's likelihood gives `scale` and `power`: ½ and 1 for `Gaussian`. The exact classification
+    likelihoods put `exp(-s)` inside of their softmax instead, and the layer returns their logits at
+    this temperature. The sum is a negative log-likelihood, so it may be negative.
 
     The mean is over observed elements, `Σ w·L / Σ w` with sample weights. An element whose target
     is missing, which a Keras mask leaves out, or whose weight is zero contributes nothing.
@@ -145,9 +140,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             self.add_loss(loss)
         return predictions
 
-    def compute_output_spec(
-        self, predictions: Any, targets: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
+    def compute_output_spec(self, predictions: Any, targets: Any = None, *_: Any, **__: Any) -> Any:
         """The shapes and dtypes of the predictions, once the targets are seen to fit them."""
         named = by_task(self.tasks, predictions, "predictions")
         if targets is not None:
@@ -276,8 +269,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         """Sets the log-variances that training goes on from.
 
         Args:
-            log_variances: Dict from each task to its `s = log σ²`: a number, or a vector of one for
-                each channel; NaN where it is to stay as it is.
+            log_variances: Dict as `log_variances()` returns it. NaN leaves one as it is.
         """
         self._log_variances.assign(log_variances)
 
@@ -298,21 +290,18 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _tempered(self, predictions: Any) -> Any:
         """The predictions, with logits of exact likelihoods at their temperature."""
-        groups = [group for group in self.groups if group.likelihood.is_tempered]
-        if not groups:
-            return predictions
         named = by_task(self.tasks, predictions, "predictions")
         log_variances = self._log_variances()
-        for group in groups:
+        for group in self.groups:
+            if not group.likelihood.is_tempered:
+                continue
             logits = ops.stack([ops.cast(named[task], self._loss_dtype) for task in group.tasks])
             s = ops.reshape(group.of(log_variances), (-1, *[1] * (len(logits.shape) - 1)))
             scaled = ops.unstack(group.likelihood.temper(logits, s))
             named |= dict(zip(group.tasks, scaled, strict=True))
         return in_structure_of(predictions, named)
 
-    def _report(
-        self, batches: list[Observations], weights: list[Tensor], log_variances: Tensor
-    ) -> None:
+    def _report(self, batches: list[Any], weights: list[Tensor], log_variances: Tensor) -> None:
         """Adds a batch to the metrics; the σ of a task is the root mean square of its channels'."""
         variances = [ops.exp(group.of(log_variances)) for group in self.groups]
         sigmas = [ops.sqrt(ops.mean(each, axis=-1)) for each in variances]

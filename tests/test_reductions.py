@@ -8,7 +8,6 @@ from keras_uncertainty_mtl._reductions import (
     global_mean,
     num_replicas,
     sum_over_replicas,
-    total_weight,
     weighted_sum,
 )
 
@@ -30,8 +29,8 @@ def test_the_ratio_of_the_sums_is_the_average(shape, known, weighted, per_channe
 
     @tf.function(input_signature=[signature, signature])
     def sums(values, weights):
-        arguments = values, weights if weighted else None, channels
-        return weighted_sum(*arguments), total_weight(*arguments)
+        arguments = weights if weighted else None, channels
+        return weighted_sum(values, *arguments), weighted_sum(tf.ones_like(values), *arguments)
 
     total, weight = sums(values, weights)
     axes = tuple(range(1, len(shape) - per_channel))
@@ -73,8 +72,8 @@ def test_the_mean_of_nothing_and_its_gradient_are_zero():
     values = tf.constant([[5.0, 7.0], [1.0, 2.0]])
     with tf.GradientTape() as tape:
         tape.watch(values)
-        arguments = values, tf.constant([[0.0, 0.0], [1.0, 3.0]]), 1
-        means = global_mean(weighted_sum(*arguments), total_weight(*arguments))
+        totals = tf.constant([[0.0], [4.0]])
+        means = global_mean(weighted_sum(values, tf.constant([[0.0, 0.0], [1.0, 3.0]]), 1), totals)
     np.testing.assert_array_equal(means, [[0], [1.75]])
     np.testing.assert_array_equal(tape.gradient(means, values), [[0, 0], [0.25, 0.75]])
 
@@ -115,8 +114,9 @@ def test_every_replica_has_the_sum_over_replicas(on_replicas):
 
 def global_sums(values, weights):
     """The sum of one replica, and the total weight of all."""
-    arguments = values[tf.newaxis], None if weights is None else weights[tf.newaxis], 1
-    return weighted_sum(*arguments), sum_over_replicas(total_weight(*arguments))
+    weights = tf.ones_like(values) if weights is None else weights
+    total = sum_over_replicas(weighted_sum(weights[tf.newaxis], None, 1))
+    return weighted_sum(values[tf.newaxis], weights[tf.newaxis], 1), total
 
 
 def test_the_global_mean_is_over_the_elements_of_all_replicas(on_replicas):

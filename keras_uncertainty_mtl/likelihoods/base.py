@@ -132,20 +132,13 @@ class Likelihood:
         return {"prediction": predictions}
 
     def target_shape(self, prediction_shape: Shape) -> Shape:
-        """The shape of the targets that go with predictions of a shape, `None` if not known.
-
-        Raises:
-            ValueError: If no targets go with such predictions.
-        """
+        """The shape of the targets that go with predictions of a shape; sizes may be `None`."""
         return prediction_shape
 
     def align(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The targets in the shape that goes with the predictions: `(batch,)` fits `(batch, 1)`.
 
         An axis of size 1 at the end is added or removed. Nothing else is broadcast.
-
-        Raises:
-            ValueError: If the shapes do not fit, or a tensor holds no real numbers.
         """
         check_tensor(predictions, "predictions")
         check_tensor(targets, "targets")

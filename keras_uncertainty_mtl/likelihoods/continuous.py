@@ -36,9 +36,8 @@ class _Continuous(Likelihood):
 
     def element_sigma(self, predictions: Tensor, sigma: Any) -> Tensor:
         """The σ of each element, in the shape of the targets."""
-        if not self.heteroscedastic:
-            return ops.zeros_like(predictions) + sigma
-        return ops.exp(0.5 * self.element_log_variance(predictions)) * sigma
+        zeros = ops.zeros_like(self.location(predictions))
+        return ops.exp(0.5 * (zeros + self.element_log_variance(predictions))) * sigma
 
     def target_shape(self, prediction_shape: Shape) -> Shape:
         """The predictions' shape, with half of the channels where the others hold `h`."""
@@ -109,9 +108,6 @@ class Laplace(_Continuous):
 
     Args:
         per_channel, initial_sigma, missing, heteroscedastic: As in `Gaussian`.
-
-    Raises:
-        ValueError: If `initial_sigma` is not positive and finite.
 
     Example:
 

@@ -95,9 +95,9 @@ class Categorical(_Discrete):
         """The predictions' shape, for class ids without its last axis."""
         if len(prediction_shape) < 2 or prediction_shape[-1] in (None, 1):
             raise ValueError(
-                "Categorical expects predictions of shape (batch, …, classes) with 2 classes or "
-                f"more. Received: predictions of shape {prediction_shape}. For a single yes-or-no "
-                "output use Bernoulli, for a number Gaussian or Laplace."
+                "Categorical expects predictions of shape (batch, …, classes), 2 classes or more. "
+                f"Received: shape {prediction_shape}. For yes or no use Bernoulli, for a number "
+                "Gaussian or Laplace."
             )
         return prediction_shape[:-1] if self.sparse else prediction_shape
 
@@ -116,9 +116,6 @@ class Bernoulli(_Discrete):
     Args:
         from_logits, approximate, initial_sigma: As in `Categorical`.
         missing: The target value that means "no label here", such as `-1` or `float("nan")`.
-
-    Raises:
-        ValueError: As in `Categorical`.
 
     Example:
 

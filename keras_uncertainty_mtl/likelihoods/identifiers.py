@@ -76,8 +76,8 @@ def _from_keras_loss(loss: Any) -> Likelihood:
     is_sparse = kind is losses.SparseCategoricalCrossentropy
     if is_sparse and axis != -1:
         raise ValueError(
-            "Expected a sparse cross-entropy over the last axis. "
-            f"Received: {kind.__name__}(axis={axis}). Move the classes to the last axis."
+            f"A sparse cross-entropy must be over the last axis. Received: axis={axis}. Move the "
+            "classes to the last axis."
         )
     if arguments.get("label_smoothing") or axis != -1:
         return Gibbs(loss)
