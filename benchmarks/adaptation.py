@@ -1,12 +1,17 @@
-"""How quickly, and how closely, σ follows the closed form: method × optimizer × scale.
+"""Adaptation of σ to its closed form: method × optimizer × scale.
 
     python -m benchmarks.adaptation
 
-Three regressions of scale 10⁻³, 1 and 10³ share one small network. After every training step σ is
-compared with the root mean squared error of the network as it then is, over the whole training set.
-The table says after how many steps σ is within 10% of it for good, how far off it is after 200
-steps, and its root mean squared relative error over the last 200 steps: the worst of all seeds,
-each of which has other data, other initial weights, and the tasks in another order.
+Three regressions of scale 10⁻³, 1 and 10³ share one small network. After every training step, σ is
+compared with the network's current root mean squared error over the whole training set. The table
+has three numbers of σ:
+
+- the number of steps until it stays within 10%
+- its relative error after 200 steps
+- its root mean squared relative error over the last 200 steps
+
+Each number is the worst of all seeds. Each seed has other data, other initial weights, and another
+order of the tasks.
 """
 
 from __future__ import annotations
@@ -50,7 +55,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 
 
 class Candidate(UncertaintyWeighting):
-    """One rule of how s follows; all tasks of this benchmark are Gaussian.
+    """One update rule of s; all tasks of this benchmark are Gaussian.
 
     s = base + step_scale · θ, where θ is a weight and base the closed form of a running mean.
 

@@ -3,9 +3,12 @@
     python -m benchmarks.step_time
     KERAS_BACKEND=jax python -m benchmarks.step_time --problem mlp_12
 
-Four ways train the same network on the same batch with Adam: stock Keras with `loss` and
-`loss_weights`; a floor, one fused loss that ignores tasks and targets; one trained scalar a task;
-and this package.
+Four ways train the same network on the same batch with Adam:
+
+- stock Keras with `loss` and `loss_weights`
+- a floor: one fused loss that ignores tasks and targets
+- one trained scalar a task
+- this package
 
 | problem | network | batch |
 |---|---|---|

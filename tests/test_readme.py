@@ -34,7 +34,7 @@ def test_every_block_names_its_language():
 
 
 def test_every_guarantee_names_its_tests():
-    (section,) = re.findall(r"^## What is guaranteed\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    (section,) = re.findall(r"^## Guarantees\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
     sources = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     defined = set(re.findall(r"^ *(?:def|class) (\w+)", "".join(sources), flags=re.MULTILINE))
     for row in re.findall(r"^\| [^*\n]+ \|$", section, flags=re.MULTILINE)[1:]:
