@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from keras_uncertainty_mtl import Gaussian, Laplace, MultiTaskModel
-from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, loss_arguments
+from keras_uncertainty_mtl._keras_internals import (
+    clear_losses,
+    exclude_from_weight_decay,
+    loss_arguments,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +25,14 @@ def test_the_arguments_of_a_loss_are_those_it_was_made_with(loss, name, value):
     assert loss_arguments(loss)[name] == value
 
 
+def test_without_the_private_name_the_arguments_are_those_of_the_config():
+    class Loss:
+        def get_config(self):
+            return {"delta": 3.0}
+
+    assert loss_arguments(Loss()) == {"delta": 3.0}
+
+
 @pytest.mark.parametrize("is_built", [False, True])
 def test_weight_decay_moves_all_variables_but_the_excluded(is_built):
     spared, other, user = (keras.Variable(np.ones(2)) for _ in range(3))
@@ -34,6 +46,32 @@ def test_weight_decay_moves_all_variables_but_the_excluded(is_built):
     np.testing.assert_array_equal(spared.numpy(), 1)
     np.testing.assert_array_equal(user.numpy(), 1)
     assert np.all(other.numpy() < 1)
+
+
+def test_without_the_private_names_the_public_exclusion_is_called():
+    class Optimizer:
+        weight_decay = 0.5
+        excluded = ()
+
+        def exclude_from_weight_decay(self, var_list):
+            self.excluded = var_list
+
+    optimizer, variable = Optimizer(), keras.Variable(1.0)
+    exclude_from_weight_decay(optimizer, variable)
+    assert optimizer.excluded == [variable]
+
+
+def test_cleared_losses_are_gone():
+    layer = keras.layers.Layer()
+    layer.add_loss(keras.ops.ones(()))
+    assert len(layer.losses) == 1
+    clear_losses(layer)
+    assert layer.losses == []
+
+
+def test_without_the_private_name_losses_are_refused():
+    with pytest.raises(ValueError, match=r"several replicas.*MultiTaskModel"):
+        clear_losses(object())
 
 
 def test_metrics_of_outputs_in_a_list_are_named_by_task():
