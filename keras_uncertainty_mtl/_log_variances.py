@@ -91,7 +91,8 @@ class LogVariances(keras.layers.Layer):
         means = ops.where(is_known, ops.divide_no_nan(sums, counts), ops.ones_like(sums))
         power, offset = map(ops.convert_to_tensor, (self._power, self._offset))
         optima = ops.where(is_known, ops.log(means) / power + offset, ops.zeros_like(sums))
-        theta = ops.where(is_corrected, self.theta, ops.zeros_like(sums))
+        theta = ops.convert_to_tensor(self.theta)
+        theta = ops.where(is_corrected, theta, ops.zeros_like(theta))
         steps = GRADIENT_SCALE * theta
         steps = steps + ops.stop_gradient(STEP_SCALE * theta - steps)
         return ops.clip(optima + steps, -BOUND, BOUND)
