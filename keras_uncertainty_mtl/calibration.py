@@ -31,7 +31,7 @@ def optimal_log_variances(model: Any, x: Any, y: Any = None, **arguments: Any) -
     if searched and isinstance(x, types.GeneratorType):
         raise ValueError(
             f"calibrate() reads the data {PASSES} times, because {searched} have no closed form. "
-            "Received: a generator, to be read once. Hand over arrays, a Dataset or a PyDataset."
+            "Received: a generator, to be read once. Hand over arrays or a tf.data.Dataset."
         )
     # The evaluation runs on the replicas of the model.
     on_tensorflow = keras.backend.backend() == "tensorflow"

@@ -155,7 +155,7 @@ WEIGHTINGS = {
         lambda: UncertaintyWeighting(
             {"depth": keras.losses.SparseCategoricalCrossentropy(from_logits=True, axis=1)}
         ),
-        r"Task 'depth'.*over the last axis.*axis=1\)\. Move",
+        r"Task 'depth'.*over the last axis.*axis=1\. Move",
     ),
     "a sigma that is too small": (
         lambda: weigh(Gaussian(initial_sigma=1e-20)),

@@ -96,8 +96,8 @@ class Categorical(_Discrete):
         if len(prediction_shape) < 2 or prediction_shape[-1] in (None, 1):
             raise ValueError(
                 "Categorical expects predictions of shape (batch, …, classes), 2 classes or more. "
-                f"Received: shape {prediction_shape}. For yes or no use Bernoulli, for a number "
-                "Gaussian or Laplace."
+                f"Received: predictions of shape {prediction_shape}. For yes or no use Bernoulli, "
+                "for a number Gaussian or Laplace."
             )
         return prediction_shape[:-1] if self.sparse else prediction_shape
 
