@@ -125,9 +125,11 @@ class Task:
         hidden = self.weights == 0
         hidden = hidden[..., None] if self.y.ndim > hidden.ndim else hidden
         y = np.where(hidden, 0, self.y).astype(likelihood.target_dtype)
+        f, y = keras.ops.convert_to_tensor(f), keras.ops.convert_to_tensor(y)
         losses = likelihood.negative_log_likelihood(y, f, log_variance)
         weights = np.reshape(self.weights, losses.shape) / max(self.weights.sum(), 1e-9)
-        return self.loss_weight * keras.ops.sum(losses * weights.astype("float32"))
+        weights = keras.ops.convert_to_tensor(weights.astype("float32"))
+        return self.loss_weight * keras.ops.sum(losses * weights)
 
     def permuted(self, seed):
         """The same batch in another order."""
