@@ -133,14 +133,14 @@ def _of_elements(likelihood: Likelihood, function: Any, *tensors: Tensor) -> tup
     return ops.expand_dims(values, 0), None if mask is None else ops.expand_dims(mask, 0)
 
 
+# Keras hands masks to a layer's call and to nothing else. Building needs shapes, and is not needed.
+_mask_reader = keras.layers.Lambda(lambda x, mask=None: mask, mask=lambda *_: None, autocast=False)
+_mask_reader.built = True
+
+
 def keras_masks(tensors: list[Tensor]) -> list[Tensor | None]:
     """The Keras mask of each tensor, or `None`."""
-    # Keras hands masks to a layer's call and to nothing else.
-    reader = keras.layers.Lambda(
-        lambda inputs, mask=None: mask, mask=lambda inputs, mask: None, autocast=False
-    )
-    reader.built = True  # Building needs shapes.
-    return list(reader(tensors))
+    return list(_mask_reader(tensors))
 
 
 def _in_dtype(targets: Tensor, dtype: str) -> Tensor:
