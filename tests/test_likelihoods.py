@@ -86,6 +86,10 @@ class CoarseHuber(keras.losses.Huber):
     def __init__(self, name="coarse_huber", reduction="sum_over_batch_size"):
         super().__init__(delta=2.0, name=name, reduction=reduction)
 
+    def get_config(self):
+        # In Keras 3.16, that of Huber has a delta, which this constructor does not take.
+        return {"name": self.name, "reduction": self.reduction}
+
     @classmethod
     def from_config(cls, config):
         return cls(**config)
