@@ -183,7 +183,8 @@ class MultiTaskModel(keras.Model):
             # Half precision may not hold a σ in the task's units.
             dtype = "float64" if prediction.dtype == "float64" else "float32"
             prediction = ops.cast(prediction, dtype)
-            parameters = self.weighting.tasks[task].predictive(prediction, sigmas[task])
+            sigma = sigmas[task].astype(dtype)
+            parameters = self.weighting.tasks[task].predictive(prediction, sigma)
             outputs |= {f"{task}_{name}": tensor for name, tensor in parameters.items()}
         return keras.Model(network.input, outputs, name=self.name)
 

@@ -126,6 +126,5 @@ class Laplace(_Continuous):
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"location"` and the `"scale"` of each element: the median, and `b = σ / √2`."""
-        # The division is of the tensor: NumPy 1 would make double precision of σ / √2.
         scale = self.element_sigma(predictions, sigma) / math.sqrt(2.0)
         return {"location": self.location(predictions), "scale": scale}
