@@ -33,7 +33,6 @@ def optimal_log_variances(model: Any, x: Any, y: Any = None, **arguments: Any) -
             f"calibrate() reads the data {PASSES} times, because {searched} have no closed form. "
             "Received: a generator, to be read once. Hand over arrays or a tf.data.Dataset."
         )
-    # The evaluation runs on the replicas of the model.
     on_tensorflow = keras.backend.backend() == "tensorflow"
     with model.distribute_strategy.scope() if on_tensorflow else contextlib.nullcontext():
         evaluation = _Evaluation(model)
