@@ -325,7 +325,7 @@ class TestBounds:
     # where it has to forget large gradients first, until 2e4 / σ² is below 1.
     STEPS, STEPS_AT_ONCE, HOTTEST = 10_000, 500, 900
     if keras.backend.backend() == "torch":
-        STEPS, STEPS_AT_ONCE, HOTTEST = 2_000, 1, 142
+        STEPS, STEPS_AT_ONCE, HOTTEST = 3_000, 1, 142
 
     def fit(self, model, y, steps):
         batches = max(steps // 4, 1)
