@@ -26,16 +26,15 @@ def exclude_from_weight_decay(optimizer: Any, variable: Any) -> None:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if optimizer.weight_decay is None:
         return
-    is_excluded = hasattr(optimizer, "_var_key")
-    if is_excluded:
+    if hasattr(optimizer, "_var_key"):
         key = optimizer._var_key(variable)
         excluded = getattr(optimizer, "_exclude_from_weight_decay", ())
         optimizer._exclude_from_weight_decay = {*excluded, key}
         optimizer._exclude_from_weight_decay_cache = {}  # Keras 3.15
         getattr(optimizer, "_weight_decay_by_var_key", {})[key] = False  # Keras 3.16
-        is_excluded = not (optimizer.built and optimizer._use_weight_decay(variable))
-    if not is_excluded:
-        optimizer.exclude_from_weight_decay(var_list=[variable])
+        if not (optimizer.built and optimizer._use_weight_decay(variable)):
+            return
+    optimizer.exclude_from_weight_decay(var_list=[variable])
 
 
 def clear_losses(layer: Any) -> None:

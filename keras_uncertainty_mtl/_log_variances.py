@@ -122,8 +122,9 @@ class LogVariances(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the state of each task under its name."""
+        state = self._state()
         for task, place in self._places.items():
-            store[task] = self._state()[:, place]
+            store[task] = state[:, place]
 
     def load_own_variables(self, store: Any) -> None:
         """Loads the tasks that are there, and then refuses a store of other tasks."""

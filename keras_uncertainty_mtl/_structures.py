@@ -59,10 +59,12 @@ def validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, floa
         raise ValueError(f"`loss_weights` must be a dict from tasks. Received: {loss_weights!r}")
     weights = dict.fromkeys(tasks, 1.0) | dict(loss_weights or {})
     for task, weight in weights.items():
-        if task not in tasks or not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
+        if task not in tasks:
+            raise ValueError(f"`loss_weights` names the unknown task {task!r}. Tasks: {tasks}.")
+        if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
             raise ValueError(
-                f"Task {task!r}: its entry in `loss_weights` must be a finite number that is not "
-                f"negative, and itself one of {tasks}. Received: {weight!r}"
+                f"Task '{task}': its entry in `loss_weights` must be a finite number that is not "
+                f"negative. Received: {weight!r}"
             )
     return {task: float(weight) for task, weight in weights.items()}
 

@@ -111,8 +111,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         )
         named = by_task(self.tasks, predictions, "predictions")
         self.groups = group_tasks(self.tasks, {task: named[task].shape for task in named})
-        trained = self.update == "trained"
-        self._log_variances = LogVariances(self.groups, trained, dtype=self._loss_dtype)
+        self._log_variances = LogVariances(self.groups, self.update == "trained", self._loss_dtype)
         self._log_variances.trainable = self.trainable
         self._log_variances.build()
         order = [task for group in self.groups for task in group.tasks]
@@ -290,11 +289,12 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def _tempered(self, predictions: Any) -> Any:
         """The predictions, with logits of exact likelihoods at their temperature."""
+        groups = [group for group in self.groups if group.likelihood.is_tempered]
+        if not groups:
+            return predictions
         named = by_task(self.tasks, predictions, "predictions")
         log_variances = self._log_variances()
-        for group in self.groups:
-            if not group.likelihood.is_tempered:
-                continue
+        for group in groups:
             logits = ops.stack([ops.cast(named[task], self._loss_dtype) for task in group.tasks])
             s = ops.reshape(group.of(log_variances), (-1, *[1] * (len(logits.shape) - 1)))
             scaled = ops.unstack(group.likelihood.temper(logits, s))

@@ -141,7 +141,7 @@ WEIGHTINGS = {
     ),
     "a loss weight of an unknown task": (
         lambda: UncertaintyWeighting({"depth": "mse"}, loss_weights={"dept": 1.0}),
-        r"Task 'dept'.*one of \['depth'\]",
+        r"unknown task 'dept'.*\['depth'\]",
     ),
     "several sigmas for one, in a config": (
         lambda: UncertaintyWeighting({"depth": config_of(Gaussian(), initial_sigma=[1.0, 2.0])}),
@@ -205,7 +205,7 @@ SHAPES = {
     "flags of another number": (lambda: weigh(Bernoulli(), (8, 3), (8, 2)), r"\(8, 3\).*\(8, 2\)"),
     "sigmas of another number": (
         lambda: weigh(Gaussian(per_channel=True, initial_sigma=[1.0, 2.0]), (8, 3), (8, 3)),
-        r"`initial_sigma` must be one number or 3.*Received: ",
+        r"`initial_sigma` must be one number or 3.*Received: initial_sigma=\[1\.0, 2\.0\]",
     ),
     "weights of another length": (lambda: weigh(weight=(7,)), r"`sample_weight`.*\(8, 1\).*\(7,\)"),
     "weights of channels that are none": (
