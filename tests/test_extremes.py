@@ -358,9 +358,9 @@ class TestBounds:
             inputs,
             outputs,
             {
-                "right": Gaussian(initial_sigma=1e-4),
-                "absolutely": Laplace(initial_sigma=1e-4),
-                "huber": Gibbs("huber", initial_sigma=1e-4),
+                "right": Gaussian(initial_sigma=1.0),
+                "absolutely": Laplace(initial_sigma=1.0),
+                "huber": Gibbs("huber", initial_sigma=1.0),
                 "perfect": Gaussian(),
                 "surely": Categorical(approximate=True),
                 "hotter": Categorical(),
