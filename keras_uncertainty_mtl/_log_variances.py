@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_uncertainty_mtl._groups import BOUND, Group
 from keras_uncertainty_mtl._shapes import Tensor
+from keras_uncertainty_mtl.likelihoods import Likelihood
 
 # The running mean is over about this many batches at first, and later over this share of all
 # batches, up to the last number. A longer mean makes s steadier, and slower to follow.
@@ -25,15 +26,20 @@ STEP_SCALE = 3.0
 # learning rate times its gradient; with momentum, larger steps would follow single batches.
 GRADIENT_SCALE = 0.1 / STEP_SCALE
 
-# The largest correction of a closed form: σ stays within a factor of e^½ of it.
-LARGEST_CORRECTION = 1.0
+# θ moves s by at most so much, down and up. The σ of a closed form stays within a factor of e^½ of
+# it. A temperature only falls: while a network is worse than a guess, a higher one would lower the
+# loss sooner than learning does, and leave no gradient to learn from.
+CLOSED_FORM_RANGE = (-1.0, 1.0)
+TEMPERATURE_RANGE = (-2 * BOUND, 0.0)
+OTHER_RANGE = (-2 * BOUND, 2 * BOUND)
 
 
 class LogVariances(keras.layers.Layer):
     """The trainable log-variances `s = log σ²` of all tasks, as one vector.
 
     s is the closed-form optimum of an exponentially forgotten mean of the task's loss, plus a
-    trained correction θ; where there is no closed form (a temperature), s is trained alone.
+    trained correction θ. Where there is no closed form, s is where it began plus θ, and a
+    temperature only falls.
 
     A σ that is given to begin with counts as one batch of such errors. A batch without any observed
     element of a task, without any error, or with one that overflows, says nothing of its noise.
@@ -45,9 +51,10 @@ class LogVariances(keras.layers.Layer):
         self._groups = groups
         self._places = {task: at for group in groups for task, at in group.places().items()}
         self._closed_form = self._each(lambda likelihood: likelihood.has_closed_form)
-        self._power = self._each(lambda likelihood: likelihood.power)
-        self._offset = self._each(lambda likelihood: likelihood.optimum(1.0))
-        self._trained = trained
+        # Without a closed form, the running mean is that of exp(s), and never moves.
+        self._power = self._each(lambda each: each.power if each.has_closed_form else 1.0)
+        self._offset = self._each(lambda each: each.optimum(1.0) if each.has_closed_form else 0.0)
+        self._is_corrected = np.logical_or(trained, self._closed_form == 0)
         # The sum over the last batches must not overflow, from which it would not come back.
         self._largest_loss = float(np.finfo(dtype).max) / MOST
 
@@ -56,13 +63,13 @@ class LogVariances(keras.layers.Layer):
         initial = np.concatenate([group.initial_log_variances() for group in self._groups])
         # NaN stands for the optimum of the first batch.
         state = self._state_at(np.nan_to_num(initial), np.where(np.isnan(initial), 0.0, 1.0))
-        limits = np.where(self._closed_form, LARGEST_CORRECTION, BOUND) / STEP_SCALE
-        limits = limits.astype(self.variable_dtype)
+        lowest = self._each(lambda likelihood: _range(likelihood)[0] / STEP_SCALE)
+        highest = self._each(lambda likelihood: _range(likelihood)[1] / STEP_SCALE)
         self.theta = self.add_weight(
             name="theta",
             shape=initial.shape,
-            initializer=lambda shape, dtype: ops.convert_to_tensor(state[0], dtype),
-            constraint=lambda theta: ops.clip(theta, -limits, limits),
+            initializer="zeros",
+            constraint=lambda theta: ops.clip(theta, lowest, highest),
         )
         # All replicas assign the same value, so none has to wait for another.
         self.running = keras.Variable(
@@ -81,25 +88,25 @@ class LogVariances(keras.layers.Layer):
         sums, counts = ops.unstack(ops.convert_to_tensor(self.running))
         # On the batch that σ starts from there is no gradient. A rounding error of one would make
         # Adam take a full step.
-        is_started = ops.logical_and(counts > 0, self._trained)
-        is_corrected = ops.logical_or(self._closed_form == 0, is_started)
+        is_corrected = ops.logical_and(counts > 0, self._is_corrected)
         if mean_losses is not None and training and self.trainable:
             sums, counts = self._follow(ops.stop_gradient(mean_losses), sums, counts)
             self.running.assign(ops.stack([sums, counts]))
-        # Before the first batch that tells, σ of a closed form is 1.
-        is_known = ops.logical_and(self._closed_form == 1, counts > 0)
+        # Before the first batch that tells, σ is 1.
+        is_known = counts > 0
         means = ops.where(is_known, ops.divide_no_nan(sums, counts), ops.ones_like(sums))
         power, offset = map(ops.convert_to_tensor, (self._power, self._offset))
         optima = ops.where(is_known, ops.log(means) / power + offset, ops.zeros_like(sums))
         theta = ops.convert_to_tensor(self.theta)
         theta = ops.where(is_corrected, theta, ops.zeros_like(theta))
         steps = GRADIENT_SCALE * theta
-        steps = steps + ops.stop_gradient(STEP_SCALE * theta - steps)
-        return ops.clip(optima + steps, -BOUND, BOUND)
+        log_variances = ops.clip(optima + STEP_SCALE * theta, -BOUND, BOUND)
+        return steps + ops.stop_gradient(log_variances - steps)
 
     def _follow(self, losses: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """The sum and the count of the running mean after a batch."""
         tells = ops.logical_and(losses > 0, losses < self._largest_loss)
+        tells = ops.logical_and(tells, self._closed_form == 1)
         limits = LARGEST_RATIO * ops.divide_no_nan(sums, counts)
         losses = ops.where(counts > 0, ops.minimum(losses, limits), losses)
         more = ops.where(counts < FEWEST, counts + 1.0, counts + SHARE)
@@ -149,12 +156,18 @@ class LogVariances(keras.layers.Layer):
 
     def _state_at(self, log_variances: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The state of these log-variances, after so many batches."""
-        theta = (1.0 - self._closed_form) * log_variances / STEP_SCALE
-        losses = np.exp(self._power * (self._closed_form * log_variances - self._offset))
+        losses = np.exp(self._power * (log_variances - self._offset))
         losses = np.clip(losses, np.finfo(self.variable_dtype).tiny, self._largest_loss)
-        return np.stack([theta, counts * losses, counts])
+        return np.stack([np.zeros_like(losses), counts * losses, counts])
 
     def _each(self, value: Any) -> np.ndarray:
         """The value of a function of the likelihood, for each log-variance."""
         values = [np.full(group.size, value(group.likelihood)) for group in self._groups]
         return np.concatenate(values).astype(self.variable_dtype)
+
+
+def _range(likelihood: Likelihood) -> tuple[float, float]:
+    """By how much θ may move s, down and up."""
+    if likelihood.has_closed_form:
+        return CLOSED_FORM_RANGE
+    return TEMPERATURE_RANGE if likelihood.is_tempered else OTHER_RANGE
