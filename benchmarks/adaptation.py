@@ -80,7 +80,7 @@ class Candidate(UncertaintyWeighting):
         )
 
     def combined_loss(
-        self, predictions: Any, targets: Any, *_: Any, training: bool = False, **__: Any
+        self, predictions: Any, targets: Any, *_: Any, training: bool | None = None, **__: Any
     ) -> Tensor:
         losses = ops.stack(
             [

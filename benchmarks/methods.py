@@ -40,7 +40,7 @@ class Rule(UncertaintyWeighting):
         targets: Any,
         sample_weight: Any = None,
         mask: Any = None,
-        training: bool = False,
+        training: bool | None = None,
         report: bool = True,
     ) -> Tensor:
         losses: dict[str, Tensor] = {}

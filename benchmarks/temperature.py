@@ -37,26 +37,19 @@ from keras_uncertainty_mtl import Bernoulli, Categorical, MultiTaskModel
 
 HEADS, STEPS, BATCH = 100, 2000, 32
 PARTS = (slice(0, 1000), slice(1000, 1400), slice(1400, None))
+RATES: list[tuple[str, tuple[float, ...], dict[str, float]]] = [
+    ("SGD", (0.01, 0.1), {}),
+    ("SGD", (0.01, 0.03), {"momentum": 0.9}),
+    ("Adam", (0.001, 0.01, 0.1, 0.3), {}),
+    ("Adadelta", (0.001, 1.0), {}),
+    *((name, (0.001, 0.1), {}) for name in ("RMSprop", "AdamW", "Adamax", "Nadam", "Adagrad")),
+    *((name, (0.001, 0.1), {}) for name in ("Adafactor", "Ftrl", "Lion", "Lamb", "Muon")),
+]
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     f"{name}({', '.join(map(str, [rate, *options.values()]))})": partial(
         getattr(keras.optimizers, name), rate, **options
     )
-    for name, rates, options in (
-        ("SGD", (0.01, 0.1), {}),
-        ("SGD", (0.01, 0.03), {"momentum": 0.9}),
-        ("RMSprop", (0.001, 0.1), {}),
-        ("Adam", (0.001, 0.01, 0.1, 0.3), {}),
-        ("AdamW", (0.001, 0.1), {}),
-        ("Adamax", (0.001, 0.1), {}),
-        ("Nadam", (0.001, 0.1), {}),
-        ("Adagrad", (0.001, 0.1), {}),
-        ("Adadelta", (0.001, 1.0), {}),
-        ("Adafactor", (0.001, 0.1), {}),
-        ("Ftrl", (0.001, 0.1), {}),
-        ("Lion", (0.001, 0.1), {}),
-        ("Lamb", (0.001, 0.1), {}),
-        ("Muon", (0.001, 0.1), {}),
-    )
+    for name, rates, options in RATES
     for rate in rates
 }
 
@@ -74,7 +67,11 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return (x[order] * 255 / 16).astype("float32"), y[order].astype("int32")
 
 
-PROBLEMS = {"one": partial(binary, 1), "two": partial(binary, 2), "digits": digits}
+PROBLEMS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
+    "one": partial(binary, 1),
+    "two": partial(binary, 2),
+    "digits": digits,
+}
 
 
 def trained_logits(ours: bool, x: np.ndarray, y: np.ndarray, optimizer: Any) -> np.ndarray:
@@ -125,8 +122,8 @@ def run(problem: str, optimizer: str) -> dict[str, Any]:
     """Trains both, and returns a row."""
     x, y = PROBLEMS[problem]()
     results = []
-    for ours in (True, False):
-        logits = trained_logits(ours, x, y, OPTIMIZERS[optimizer]())
+    for is_ours in (True, False):
+        logits = trained_logits(is_ours, x, y, OPTIMIZERS[optimizer]())
         results.append(np.array([score(each, y) for each in logits]))
         keras.backend.clear_session()
     ours, stock = results

@@ -37,6 +37,25 @@ def exclude_from_weight_decay(optimizer: Any, variable: Any) -> None:
     optimizer.exclude_from_weight_decay(var_list=[variable])
 
 
+def gives_probabilities(tensor: Any) -> bool:
+    """True for the output of a softmax or a sigmoid.
+
+    Reads `_keras_logits`, which Keras's activations leave on their output, and `_keras_history`,
+    the operation of a symbolic tensor: no public name leads from one to the other. Without these
+    names, such an output is taken for any other.
+    """
+    if hasattr(tensor, "_keras_logits"):
+        return True
+    if not hasattr(tensor, "_keras_history"):
+        return False
+    operation, _, index = tensor._keras_history
+    if outputs := getattr(operation, "outputs", None):  # A model as a layer.
+        return gives_probabilities(outputs[index])
+    activation = getattr(operation, "activation", operation)
+    name = getattr(activation, "__name__", type(activation).__name__)
+    return name.lower() in ("softmax", "sigmoid")
+
+
 def clear_losses(layer: Any) -> None:
     """Forgets what a layer has added by `add_loss` so far.
 

@@ -62,6 +62,19 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def is_traced(tensors: Any) -> bool:
+    """True inside of a compiled step, and where PyTorch records gradients."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.executing_eagerly()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return any(isinstance(each, jax.core.Tracer) for each in keras.tree.flatten(tensors))
+    return any(getattr(each, "requires_grad", False) for each in keras.tree.flatten(tensors))
+
+
 def check_strategy(strategy: Any) -> None:
     """Refuses a `tf.distribute` strategy that Keras 3 trains no model with (keras issue 20585)."""
     import tensorflow as tf

@@ -28,7 +28,7 @@ class MultiTaskModel(keras.Model):
         **kwargs: Arguments of `keras.Model`: `name`, `trainable`.
 
     Raises:
-        ValueError: If the outputs are not those of the tasks.
+        ValueError: If the outputs are not those of the tasks, or an argument is unknown.
 
     Example:
 
@@ -52,6 +52,12 @@ class MultiTaskModel(keras.Model):
     def __init__(
         self, inputs: Any, outputs: Any, weighting: Any = None, *args: Any, **kwargs: Any
     ) -> None:
+        if unknown := kwargs.keys() - {"name", "trainable"}:
+            raise ValueError(
+                "MultiTaskModel() takes `name` and `trainable`. Received: the unknown arguments "
+                f"{sorted(unknown)}. Those of the weighting belong to UncertaintyWeighting(…), "
+                "those of a task to its likelihood."
+            )
         if weighting is not None:
             if not isinstance(weighting, UncertaintyWeighting):
                 weighting = UncertaintyWeighting(weighting)
@@ -111,9 +117,17 @@ class MultiTaskModel(keras.Model):
         y: Any = None,
         y_pred: Any = None,
         sample_weight: Any = None,
-        training: bool = True,
+        training: bool | None = None,
     ) -> Tensor:
-        """The combined loss of the tasks, and whatever the network's layers add to it."""
+        """The combined loss of the tasks, and whatever the network's layers add to it.
+
+        Args:
+            x, y, y_pred, sample_weight: As in `keras.Model.compute_loss`.
+            training: If true, the log-variances follow this batch. `None`: if they were in
+                training when the model was last called, as `model(x, training=True)`.
+        """
+        if training is None:
+            training = bool(self.weighting.last_training)
         # First, because replicas share one list of losses, and wait for each other in the next.
         added = super().compute_loss(x, y, y_pred, sample_weight) if self.losses else None
         loss = self.weighting.combined_loss(y_pred, y, sample_weight, training=training)

@@ -1,7 +1,7 @@
 """The layer that owns the log-variances and adds the combined loss."""
 
-import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._groups import group_tasks
-from keras_uncertainty_mtl._keras_internals import clear_losses
+from keras_uncertainty_mtl._keras_internals import clear_losses, gives_probabilities
 from keras_uncertainty_mtl._log_variances import LogVariances
 from keras_uncertainty_mtl._metrics import TaskStatistics
 from keras_uncertainty_mtl._observations import Observations, keras_masks, observe
@@ -17,6 +17,7 @@ from keras_uncertainty_mtl._reductions import (
     concatenate,
     concatenate_by_task,
     global_mean,
+    is_traced,
     num_replicas,
     sum_over_replicas,
 )
@@ -62,7 +63,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         targets: Structure of the tasks' targets. Without, no loss is added.
         sample_weight: Structure of weights for each sample or each element, or one tensor for all
             tasks. Optional.
-        training: If true, the log-variances follow this batch.
+        training: If true, the log-variances follow this batch. Keras sets it from the model's call.
+            With targets a compiled step must know it.
 
     Returns:
         The predictions: logits of exact classification likelihoods at their temperature,
@@ -99,10 +101,12 @@ class UncertaintyWeighting(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True
         self.tasks = validate_tasks(tasks)
-        self.loss_weights = validate_loss_weights(loss_weights, list(self.tasks))
+        self._weight_of_task = validate_loss_weights(loss_weights, list(self.tasks))
         if update not in ("trained", "closed_form"):
             raise ValueError(f'`update` must be "trained" or "closed_form". Received: {update!r}')
         self.update = update
+        self._loss_weights: Any = None
+        self.last_training: bool | None = None  # That of the last call.
 
     def build(self, predictions_shape: Any) -> None:
         """Groups the tasks, and creates the log-variances: one for each task or channel."""
@@ -115,8 +119,17 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._log_variances.trainable = self.trainable
         self._log_variances.build()
         order = [task for group in self.groups for task in group.tasks]
-        self._loss_weights = np.array([self.loss_weights[task] for task in order], self._loss_dtype)
         self._statistics = TaskStatistics(order)
+        # A variable, so that a compiled step sees a change.
+        self._loss_weights = self.add_weight(
+            name="loss_weights",
+            shape=(len(order),),
+            dtype=self._loss_dtype,
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+        )
+        self.loss_weights = self.loss_weights
 
     def call(
         self,
@@ -124,13 +137,18 @@ class UncertaintyWeighting(keras.layers.Layer):
         targets: Any = None,
         sample_weight: Any = None,
         predictions_mask: Any = None,
-        training: bool = False,
+        training: bool | None = None,
     ) -> Any:
         """Adds the combined loss, if there are targets, and returns the predictions."""
+        self.last_training = training
+        self._check_logits(predictions)
         predictions = self._tempered(predictions)
         if targets is not None:
             # Keras on JAX drops metrics that a layer's call updates, and would report zeros.
             report = keras.backend.backend() != "jax"
+            # An eager call that says nothing is an evaluation.
+            if training is None and not is_traced(predictions):
+                training = False
             loss = self.combined_loss(
                 predictions, targets, sample_weight, predictions_mask, training, report
             )
@@ -141,6 +159,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def compute_output_spec(self, predictions: Any, targets: Any = None, *_: Any, **__: Any) -> Any:
         """The shapes and dtypes of the predictions, once the targets are seen to fit them."""
+        self._check_logits(predictions)
         named = by_task(self.tasks, predictions, "predictions")
         if targets is not None:
             for task, target in by_task(self.tasks, targets, "targets").items():
@@ -158,20 +177,25 @@ class UncertaintyWeighting(keras.layers.Layer):
         targets: Any,
         sample_weight: Any = None,
         mask: Any = None,
-        training: bool = False,
+        training: bool | None = None,
         report: bool = True,
     ) -> Tensor:
         """The combined negative log-likelihood of a batch, for a model that returns its loss.
 
         Args:
             predictions: Structure of predictions as the layer's call returns them.
-            targets, sample_weight, training: As in the call of the layer.
+            targets, sample_weight: As in the call of the layer.
             mask: Structure of Keras masks. `None`: those that the predictions carry.
+            training: As in the call of the layer. `None`: as it was in its last call.
             report: If true, the batch counts in the metrics of the tasks.
 
         Returns:
             Scalar tensor, NaN if any of the tasks' losses is not finite.
+
+        Raises:
+            ValueError: If the layer has not been called, or `training` is not known.
         """
+        training = self._known(training)
         batches = self.observe(predictions, targets, sample_weight, mask)
         weights = [batch.weight_sum for batch in batches]
         totals = sum_over_replicas(concatenate(weights))
@@ -188,8 +212,10 @@ class UncertaintyWeighting(keras.layers.Layer):
             concatenate_by_task([group.of(totals) for group in self.groups]),
         )
         loss = ops.sum(ops.convert_to_tensor(self._loss_weights) * means)
-        # An infinite loss is as wrong as NaN, and has gradients as wrong.
-        return loss * ops.where(ops.isfinite(loss), ops.ones_like(loss), math.nan)
+        # An infinite loss is as wrong as NaN, and has gradients as wrong. TensorFlow's numeric
+        # checks would stop at a constant NaN; 0 / 0 makes one only where it is due.
+        is_finite = ops.cast(ops.isfinite(loss), loss.dtype)
+        return loss * (is_finite / is_finite)
 
     def observe(
         self, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
@@ -234,6 +260,32 @@ class UncertaintyWeighting(keras.layers.Layer):
             dtype = self._loss_dtype if is_real else likelihood.target_dtype
             inputs[task] = keras.Input(batch_shape=shape, dtype=dtype, name=f"{task}_target")
         return inputs
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """The number that multiplies each task's loss.
+
+        Assign a dict as that of the constructor to change them at any time, in a callback too. A
+        saved layer has those of its moment.
+
+        Example:
+
+        >>> weighting.loss_weights = {**weighting.loss_weights, "depth": 0.5}
+        """
+        return MappingProxyType(self._weight_of_task)
+
+    @loss_weights.setter
+    def loss_weights(self, loss_weights: Mapping[str, float] | None) -> None:
+        self._weight_of_task = validate_loss_weights(loss_weights, list(self.tasks))
+        if self._loss_weights is not None:
+            order = [task for group in self.groups for task in group.tasks]
+            self._loss_weights.assign([self._weight_of_task[task] for task in order])
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves nothing, because the loss weights are in the config."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads nothing."""
 
     def log_variances(self) -> dict[str, Any]:
         """Each task's `s = log σ²`: a NumPy scalar, or a vector where each channel has its own.
@@ -282,10 +334,36 @@ class UncertaintyWeighting(keras.layers.Layer):
             "update": self.update,
         }
 
+    def _known(self, training: bool | None) -> bool:
+        """`training`, or that of the last call; an error if neither is known."""
+        training = self.last_training if training is None else training
+        if not self.built:
+            raise ValueError(
+                "The layer must be called on the predictions before their loss is asked for, and "
+                "answers with what the loss takes. Received: a layer that is not built."
+            )
+        if training is None:
+            raise ValueError(
+                "`training` must be known where there are targets: only a training step may move "
+                "σ. Received: training=None. Give the model's `call` a `training` argument, which "
+                "Keras sets, and hand it on; or say training=True or training=False."
+            )
+        return training
+
     @property
     def _loss_dtype(self) -> str:
         # Half precision has neither the range of a squared error nor the steps of a log-variance.
         return "float64" if self.variable_dtype == "float64" else "float32"
+
+    def _check_logits(self, predictions: Any) -> None:
+        """Refuses probabilities where a likelihood takes logits."""
+        for task, prediction in by_task(self.tasks, predictions, "predictions").items():
+            if self.tasks[task].from_logits and gives_probabilities(prediction):
+                raise ValueError(
+                    f"Task '{task}': the likelihood takes logits. Received: the output of a "
+                    "softmax or a sigmoid. Take the activation off the last layer, or use a "
+                    "likelihood with from_logits=False and approximate=True."
+                )
 
     def _tempered(self, predictions: Any) -> Any:
         """The predictions, with logits of exact likelihoods at their temperature."""

@@ -467,7 +467,7 @@ def test_a_tensor_of_unknown_rank_names_its_task(part):
 
     @tf.function(input_signature=[tf.TensorSpec(None)])
     def loss(tensor):
-        return layer.combined_loss(**arrays | {part: tensor})
+        return layer.combined_loss(**arrays | {part: tensor}, training=False)
 
     message = f"Task 'depth': .*{part}.* known number of axes.*unknown rank.*tf.ensure_shape"
     assert_raises(lambda: loss(DEPTH), message)

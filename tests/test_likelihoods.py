@@ -753,7 +753,7 @@ def test_a_class_out_of_range_is_an_error_or_nan(form, wrong, dtype, mode):
 
     @MODES[mode]
     def loss(targets):
-        return weighting.combined_loss(tf.constant(outputs), targets)
+        return weighting.combined_loss(tf.constant(outputs), targets, training=False)
 
     expected = softmax_of_ids(ids, logits).mean()
     np.testing.assert_allclose(loss(tf.constant(ids, dtype)), expected, rtol=1e-6)

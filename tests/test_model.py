@@ -259,7 +259,7 @@ class TestFit:
         model = MultiTaskModel(inputs, outputs, tasks())
         model.compile()
         total = model.evaluate(x, y, verbose=0, return_dict=True, batch_size=100)["loss"]
-        plain = float(model.weighting.combined_loss(model(x), y))
+        plain = float(model.weighting.combined_loss(model(x), y, training=False))
         penalty = 0.5 * np.sum(np.square(model.layers[1].get_weights()[0]))
         assert total == pytest.approx(plain + penalty, rel=1e-5)
 

@@ -238,7 +238,7 @@ def test_twins_take_no_weights_that_one_task_would_not(shape):
     weighting.build(dict.fromkeys(tasks, (6, 1)))
     for given in (weights, dict.fromkeys(tasks, weights["twin"])):
         with pytest.raises(ValueError, match=r"Task '(one|twin)': `sample_weight` must have one"):
-            weighting.combined_loss(arrays, arrays, given)
+            weighting.combined_loss(arrays, arrays, given, training=False)
 
 
 @pytest.mark.parametrize("approximate", [False, True])

@@ -218,6 +218,7 @@ def test_a_task_without_a_label_has_no_loss_and_no_gradient(batch, hide):
             layer({task: tf.convert_to_tensor(value) for task, value in inputs.items()}),
             targets,
             weights,
+            training=False,
         )
     gradients = tape.gradient(loss, [layer.trainable_variables[0], inputs["pose"], inputs["depth"]])
     assert float(loss) == pytest.approx(nlls["depth"].mean() + nlls["classes"].mean(), rel=1e-5)
@@ -740,7 +741,7 @@ def test_a_log_variance_in_closed_form_has_no_gradient(value_and_gradients):
     layer(predictions)
     # Every log-variance is far from the optimum of the loss.
     loss, (gradient,) = value_and_gradients(
-        lambda: layer.combined_loss(predictions, targets, report=False),
+        lambda: layer.combined_loss(predictions, targets, training=False, report=False),
         [layer.trainable_variables[0]],
     )
     assert float(loss) > 1000

@@ -54,6 +54,7 @@ class Likelihood:
     per_channel: bool = False
     heteroscedastic: bool = False
     is_tempered: bool = False
+    from_logits: bool = False
     target_dtype: str = "float32"
     _shape_advice: str = "Reshape the targets or the network's output so that they agree."
 

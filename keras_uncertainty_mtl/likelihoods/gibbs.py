@@ -44,6 +44,7 @@ class Gibbs(Likelihood):
                 "Gibbs expects a Keras loss, its name or config, or a function of "
                 f"(y_true, y_pred). Received: loss={loss!r}"
             )
+        self.from_logits = bool(loss_arguments(self.keras_loss).get("from_logits"))
         if isinstance(self.keras_loss, (keras.losses.Circle, keras.losses.CTC)):
             self.target_dtype = "int32"
 

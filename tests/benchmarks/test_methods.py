@@ -55,7 +55,7 @@ def test_raw_losses_are_those_of_keras():
             targets["class"], predictions["class"]
         )
     )
-    assert float(layer.combined_loss(predictions, targets)) == pytest.approx(
+    assert float(layer.combined_loss(predictions, targets, training=False)) == pytest.approx(
         float(expected), rel=1e-5
     )
 
