@@ -14,6 +14,9 @@ from keras_uncertainty_mtl import (
     inference_model,
 )
 
+# Initialisations of a head, and the steps of Adam that they are trained for.
+STARTS, STEPS = 10, 2000
+
 SIGMAS = {"kind": 0.5, "flag": 2.0}
 
 
@@ -120,3 +123,26 @@ def test_weights_load_into_a_model_whose_tasks_have_another_order(tmp_path):
     saved.save_weights(tmp_path / "m.weights.h5")
     loaded.load_weights(tmp_path / "m.weights.h5")
     assert loaded.weighting.log_variances() == pytest.approx({"a": -3.0, "b": 5.0}, rel=1e-6)
+
+
+@pytest.mark.backends("tensorflow", reason="takes many steps at once")
+def test_a_wrong_start_ends_as_good_as_with_stock_keras():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32 * STEPS, 1)).astype("float32")
+    y = (rng.random(x.shape) < special.expit(2 * x)).astype("float32")
+    names = [f"head_{index}" for index in range(STARTS)]
+
+    def accuracies(model, **options):
+        model.compile(keras.optimizers.Adam(1e-3), steps_per_execution=STEPS, **options)
+        model.fit(x, dict.fromkeys(names, y), batch_size=32, verbose=0)
+        answers = model.predict(x, batch_size=len(x), verbose=0)
+        return np.array([np.mean((answers[name] > 0) == y) for name in names])
+
+    def heads():
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((1,))
+        return inputs, {name: keras.layers.Dense(1)(inputs) for name in names}
+
+    stock = dict.fromkeys(names, keras.losses.BinaryCrossentropy(from_logits=True))
+    ours = accuracies(MultiTaskModel(*heads(), dict.fromkeys(names, Bernoulli())))
+    assert np.min(ours - accuracies(keras.Model(*heads()), loss=stock)) >= -0.01
