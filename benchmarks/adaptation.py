@@ -31,6 +31,7 @@ import tensorflow as tf
 from keras import ops
 
 from benchmarks.harness import markdown, one_thread_pool
+from examples.batches import shuffled
 from keras_uncertainty_mtl import Gaussian, MultiTaskModel, UncertaintyWeighting
 
 Tensor = Any
@@ -189,7 +190,8 @@ def measure(run: tuple[str, str, int, int, bool]) -> list[dict[str, Any]]:
     recorder = Recorder(network, x, y)
     batch_size = 64
     epochs = math.ceil(steps / math.ceil(SAMPLES / batch_size))
-    model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[recorder])
+    batches = shuffled(x, y, batch_size, seed)
+    model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[recorder])
     with np.errstate(all="ignore"):
         off = np.abs(np.log(np.array(recorder.sigmas) / np.array(recorder.errors)))[:steps]
         off = np.where(np.isfinite(off), np.expm1(off), np.inf)

@@ -26,6 +26,7 @@ import pandas as pd
 from benchmarks import methods
 from benchmarks.harness import markdown, one_thread_pool
 from benchmarks.problems import PROBLEMS, Data, Problem, Split
+from examples.batches import shuffled
 from keras_uncertainty_mtl import Categorical, Likelihood, MultiTaskModel, UncertaintyWeighting
 
 Weighting = Callable[[Problem, Data, int], UncertaintyWeighting]
@@ -132,13 +133,9 @@ def run(key: Run) -> list[dict[str, Any]]:
     steps = steps_per_epoch(problem, data)
     rate = keras.optimizers.schedules.CosineDecay(problem.learning_rate, steps * problem.epochs)
     model.compile(keras.optimizers.Adam(rate), steps_per_execution=steps)
-    model.fit(
-        data.train.inputs,
-        {task: data.train.targets[task] for task in outputs},
-        batch_size=problem.batch_size,
-        epochs=problem.epochs,
-        verbose=0,
-    )
+    targets = {task: data.train.targets[task] for task in outputs}
+    batches = shuffled(data.train.inputs, targets, problem.batch_size, seed)
+    model.fit(batches, epochs=problem.epochs, shuffle=False, verbose=0)
     validation, test = (judge(model, problem, part) for part in (data.validation, data.test))
     seconds = round(time.monotonic() - started, 1)
     keras.backend.clear_session()

@@ -30,6 +30,7 @@ import keras
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from examples.batches import shuffled
 from keras_uncertainty_mtl import Categorical, Laplace, MultiTaskModel
 
 BATCH = 64  # The global batch; every process has the same number of devices.
@@ -63,11 +64,11 @@ def train(processes: int, process: int, address: str, epochs: int, output: Path)
     with distribution.scope():
         model = make_model()
         model.compile(keras.optimizers.Adam(1e-2), metrics={"class": ["accuracy"]})
+        targets = {"class": classes[share], "ink": ink[share]}
         model.fit(
-            images[share],
-            {"class": classes[share], "ink": ink[share]},
-            batch_size=BATCH // processes,
+            shuffled(images[share], targets, BATCH // processes, seed=0),
             epochs=epochs,
+            shuffle=False,
             verbose=2 if process == 0 else 0,
         )
     if process == 0:

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
+from examples.batches import shuffled
 from examples.command_line import format_table, positive
 from examples.serving import check_serving
 from keras_uncertainty_mtl import Categorical, Gaussian, Laplace, MultiTaskModel
@@ -256,11 +257,10 @@ def train_uncertainty_weighting(
     model = MultiTaskModel(image, outputs, {task: TASKS[task].likelihood for task in TASKS})
     model.compile("adam")
     history = model.fit(
-        train.images,
-        train.targets,
+        shuffled(train.images, train.targets, options.batch_size, options.seed),
         validation_data=(development.images, development.targets),
         epochs=options.epochs,
-        batch_size=options.batch_size,
+        shuffle=False,
     )
     return model, history
 
@@ -286,13 +286,9 @@ def train_stock_model(
     image, outputs = build_network(train, options.seed)
     model = keras.Model(image, {task: outputs[task] for task in tasks})
     model.compile("adam", loss={task: TASKS[task].loss for task in tasks})
-    model.fit(
-        train.images,
-        {task: train.targets[task] for task in tasks},
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        verbose=0,
-    )
+    targets = {task: train.targets[task] for task in tasks}
+    batches = shuffled(train.images, targets, options.batch_size, options.seed)
+    model.fit(batches, epochs=options.epochs, shuffle=False, verbose=0)
     predictions: Outputs = model.predict(test.images, verbose=0)
     return predictions
 
