@@ -121,9 +121,26 @@ class LogVariances(keras.layers.Layer):
 
     def assign(self, log_variances: Mapping[str, Any]) -> None:
         """Sets those of each task, as if recent batches had told them; NaN leaves one as it is."""
-        vector = np.empty(self.theta.shape)
-        for task, place in self._places.items():
-            vector[place] = log_variances[task]
+        vector = np.full(self.theta.shape, np.nan)
+        for task, value in log_variances.items():
+            if task not in self._places:
+                raise ValueError(
+                    f"Task '{task}': no log-variance can be set. The tasks are "
+                    f"{list(self._places)}. Leave the entry out, or mend its name."
+                )
+            expected = vector[self._places[task]].shape
+            array = np.asarray(value)
+            if (
+                array.dtype.kind not in "fiu"
+                or array.shape != expected
+                or np.any(np.abs(array) > BOUND)
+            ):
+                raise ValueError(
+                    f"Task '{task}': its log-variance must have the shape {expected}, between "
+                    f"{-BOUND} and {BOUND}, or NaN to stay as it is. Received: {value!r}. Set "
+                    "log σ², with σ in the units of the task."
+                )
+            vector[self._places[task]] = array
         state = self._state_at(vector, np.full(vector.shape, FEWEST))
         self._set_state(np.where(np.isnan(vector), self._state(), state))
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.polynomial import Polynomial
 
-from keras_uncertainty_mtl._groups import Group
+from keras_uncertainty_mtl._groups import BOUND, Group
 from keras_uncertainty_mtl._observations import Observations
 from keras_uncertainty_mtl.inference import without_weighting
 
@@ -20,6 +20,7 @@ GRID_SIZE, GRID_END = 33, 40.0
 PASSES, POLYNOMIAL_DEGREE = 3, 6
 
 ROUNDING = 1e-6  # Smaller differences of means, absolute or relative, may be rounding errors.
+SAME_DATA = 1e-4  # Relative differences of sums over data in another order and other batches.
 
 
 def optimal_log_variances(model: Any, x: Any, y: Any = None, **arguments: Any) -> dict[str, Any]:
@@ -36,11 +37,14 @@ def optimal_log_variances(model: Any, x: Any, y: Any = None, **arguments: Any) -
     on_tensorflow = keras.backend.backend() == "tensorflow"
     with model.distribute_strategy.scope() if on_tensorflow else contextlib.nullcontext():
         evaluation = _Evaluation(model)
-    evaluation.evaluate(x, y, **arguments)
+    evaluation.read(x, y, **arguments)
     for _ in range(PASSES - 1 if searched else 0):
+        before = [sums.of_data() for sums in evaluation.sums]
         for sums in evaluation.sums:
             sums.refine_grid()
-        evaluation.evaluate(x, y, **arguments)
+        evaluation.read(x, y, **arguments)
+        for sums, earlier in zip(evaluation.sums, before, strict=True):
+            sums.check_same_data(earlier)
 
     optima: dict[str, Any] = {}
     for sums in evaluation.sums:
@@ -57,7 +61,30 @@ class _Evaluation(keras.Model):
         self._weighting = model.weighting
         self._model_loss = model.compute_loss
         self.sums = [_GroupSums(group) for group in model.weighting.groups]
+        self._has_batches = False
         self.compile(run_eagerly=model.run_eagerly, jit_compile=model.jit_compile)
+
+    def read(self, *data: Any, **arguments: Any) -> None:
+        """Adds up the sums over all batches of the data."""
+        self._has_batches = False
+        count = keras.callbacks.LambdaCallback(on_test_batch_end=self._count)
+        is_jax = keras.backend.backend() == "jax"
+        values = [(variable, variable.value) for variable in self.variables if is_jax]
+        try:
+            self.evaluate(*data, callbacks=[count], **arguments)
+        finally:
+            # Keras on JAX takes the values away, and gives back none after a failed first batch.
+            for variable, value in [] if self._has_batches else values:
+                variable.assign(value)
+        if not self._has_batches:
+            raise ValueError(
+                f"calibrate() expects data that can be read {PASSES} times where a task has no "
+                "closed form, and once elsewhere. Received: data without any batch, or with none "
+                "left. Hand over arrays, or a tf.data.Dataset that starts anew each time."
+            )
+
+    def _count(self, *_: Any, **__: Any) -> None:
+        self._has_batches = True
 
     def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:
         # The progress bar shows the loss that it shows in `evaluate`.
@@ -67,7 +94,11 @@ class _Evaluation(keras.Model):
         batches = self._weighting.observe(y_pred, y, sample_weight)
         for sums, batch in zip(self.sums, batches, strict=True):
             sums.update_state(batch)
-        return self.get_metrics_result()
+        return super().get_metrics_result()
+
+    def get_metrics_result(self) -> Any:
+        # Without a batch, Keras on JAX has no values to read.
+        return super().get_metrics_result() if self._has_batches else {}
 
 
 class _GroupSums(keras.metrics.Metric):
@@ -84,8 +115,9 @@ class _GroupSums(keras.metrics.Metric):
             ends = np.full(shape[1:], GRID_END)
             self._grid.assign(np.linspace(-ends, ends, points))
         # The rounded sums, and by how much they are too large: over many batches single precision
-        # loses digits, and JAX has no other unless told to. The last row is of the weights.
-        self._sums = self.add_variable((2, points + 1, *shape[1:]), "zeros", "float32")
+        # loses digits, and JAX has no other unless told to. The last two rows are of the raw losses
+        # and of the weights.
+        self._sums = self.add_variable((2, points + 2, *shape[1:]), "zeros", "float32")
 
     def update_state(self, batch: Observations) -> None:
         if self._grid is None:
@@ -94,7 +126,7 @@ class _GroupSums(keras.metrics.Metric):
             grid = ops.cast(ops.convert_to_tensor(self._grid), batch.predictions.dtype)
             # One point after the other, so that only one of them is in memory.
             sums = ops.map(batch.negative_log_likelihood_sum, grid)
-        rows = ops.concatenate([sums, ops.expand_dims(batch.weight_sum, 0)])
+        rows = ops.concatenate([sums, ops.stack([batch.loss_sum, batch.weight_sum])])
         # Kahan's summation.
         before, excess = ops.unstack(ops.convert_to_tensor(self._sums), 2)
         rows = ops.cast(rows, "float32") - excess
@@ -107,6 +139,27 @@ class _GroupSums(keras.metrics.Metric):
 
     def result(self) -> dict[str, Any]:
         return {}  # The sums are not for the progress bar.
+
+    def of_data(self) -> Any:
+        """The sums of the raw losses and of the weights, which no grid changes."""
+        return np.subtract(*self._sums.numpy().astype("float64"))[-2:]
+
+    def check_same_data(self, earlier: Any) -> None:
+        """Refuses data whose sums are not those of the earlier pass."""
+        now = self.of_data()
+        # The cross-entropy of a perfect network is all rounding.
+        rounding = ROUNDING * now[1] * self._group.likelihood.is_tempered
+        differs = ~np.isclose(now, earlier, rtol=SAME_DATA, atol=rounding, equal_nan=True)
+        if self._grid is None:
+            differs[0] = False  # The last pass alone tells.
+        for task in np.compress(differs.any(axis=(0, 2)), self._group.tasks):
+            at = self._group.tasks.index(task)
+            raise ValueError(
+                f"Task '{task}': calibrate() reads the data {PASSES} times, and expects the same "
+                f"data each time. Received: a sum of the losses of {earlier[0, at]}, then of "
+                f"{now[0, at]}, and one of the weights of {earlier[1, at]}, then of {now[1, at]}. "
+                "Leave out random augmentation, or read once and keep: `dataset.cache()`."
+            )
 
     def refine_grid(self) -> None:
         """Places the grid between the neighbours of its best point."""
@@ -122,6 +175,7 @@ class _GroupSums(keras.metrics.Metric):
         else:
             minimum = np.vectorize(_polynomial_minimum, signature="(n),(n)->()")
             optima = minimum(self._grid.numpy().T, means.T).T
+        optima = np.where(np.abs(optima) > BOUND, np.nan, optima)
         is_unknown = np.any(np.isnan(optima) & is_observed, axis=1)
         for task in np.compress(is_unknown, self._group.tasks):
             warnings.warn(
@@ -134,7 +188,7 @@ class _GroupSums(keras.metrics.Metric):
 
     def _means(self) -> tuple[Any, Any]:
         """The means over all observed elements, NaN where there are none, and where there are."""
-        *sums, total = np.subtract(*self._sums.numpy().astype("float64"))
+        *sums, _, total = np.subtract(*self._sums.numpy().astype("float64"))
         # Far from the optimum a likelihood may be out of the range of its dtype.
         means = np.where(np.isfinite(sums), sums, np.inf) / np.where(total > 0, total, np.nan)
         if self._grid is not None:

@@ -293,9 +293,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         Raises:
             ValueError: If the layer is not built.
         """
-        if not self.built:
-            raise ValueError("The layer has no log-variances yet. Call it on predictions first.")
-        log_variances = self._log_variances.by_task()
+        log_variances = self._built_log_variances().by_task()
         return {task: log_variances[task] for task in self.tasks}
 
     def sigmas(self) -> dict[str, Any]:
@@ -320,9 +318,13 @@ class UncertaintyWeighting(keras.layers.Layer):
         """Sets the log-variances that training goes on from.
 
         Args:
-            log_variances: Dict as `log_variances()` returns it. NaN leaves one as it is.
+            log_variances: Dict as `log_variances()` returns it. A task that is left out, or NaN,
+                stays as it is.
+
+        Raises:
+            ValueError: If the layer is not built, or a task, shape or value is not as expected.
         """
-        self._log_variances.assign(log_variances)
+        self._built_log_variances().assign(log_variances)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for saving."""
@@ -364,6 +366,11 @@ class UncertaintyWeighting(keras.layers.Layer):
                     "softmax or a sigmoid. Take the activation off the last layer, or use a "
                     "likelihood with from_logits=False and approximate=True."
                 )
+
+    def _built_log_variances(self) -> LogVariances:
+        if not self.built:
+            raise ValueError("The layer has no log-variances yet. Call it on predictions first.")
+        return self._log_variances
 
     def _tempered(self, predictions: Any) -> Any:
         """The predictions, with logits of exact likelihoods at their temperature."""

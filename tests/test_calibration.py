@@ -180,6 +180,30 @@ def assert_sigmas(sigmas, expected, rtol):
         np.testing.assert_allclose(sigma, expected[task], rtol=rtol, err_msg=task)
 
 
+def read_once(x, y, skip=0):
+    """A data set over an iterator that is not made again."""
+    batches = zip(np.split(x, 7), np.split(y, 7), strict=True)
+    rest = iter(list(batches)[7 * skip // SAMPLES :])
+    signature = tuple(tf.TensorSpec((None, *each.shape[1:]), each.dtype) for each in (x, y))
+    return tf.data.Dataset.from_generator(lambda: rest, output_signature=signature)
+
+
+class Augmented(keras.utils.PyDataset):
+    """Samples and noise of their inputs that are drawn anew each time."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y, self.rng = x, y, np.random.default_rng(0)
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        drawn = self.rng.integers(SAMPLES, size=SAMPLES)
+        noise = self.rng.normal(size=self.x.shape)
+        return self.x[drawn] + noise, {task: y[drawn] for task, y in self.y.items()}
+
+
 class TestCalibrate:
     def test_every_sigma_is_that_of_maximum_likelihood(self):
         model, (x, y, weights) = make_model(), data()
@@ -308,6 +332,72 @@ class TestCalibrate:
         with pytest.raises(ValueError, match=r"\['kind'\].*generator.*tf.data.Dataset"):
             model.calibrate(batches("mean", "kind"), verbose=0)
 
+    @pytest.mark.filterwarnings("ignore:Your input ran out of data")
+    def test_data_without_any_batch_are_an_error_and_harm_no_weight(self):
+        x, y, _ = data()
+        for tasks in ({"mean": Gaussian()}, {"kind": Categorical(missing=-1)}):
+            (task,) = tasks
+            model = make_model(tasks)
+            model.compile()
+            loss = model.evaluate(x, y[task], verbose=0, return_dict=True)["loss"]
+            for source in (
+                tf.data.Dataset.from_tensor_slices((x, y[task])).batch(50).take(0),
+                read_once(x, y[task], skip=SAMPLES),
+            ):
+                with pytest.raises(ValueError, match="data without any batch, or with none left"):
+                    model.calibrate(source, verbose=0)
+            # Keras on JAX takes the weights of a model that evaluates no batch.
+            again = model.evaluate(x, y[task], verbose=0, return_dict=True)["loss"]
+            assert again == loss
+
+    @pytest.mark.filterwarnings("ignore:Your input ran out of data")
+    def test_data_that_can_be_read_once_are_read_once_or_refused(self):
+        x, y, _ = data()
+        model = make_model({"mean": Gaussian()})
+        sigma = model.calibrate(read_once(x, y["mean"]), verbose=0)["mean"]
+        assert sigma == pytest.approx(model.calibrate(x, y["mean"], verbose=0)["mean"], rel=1e-6)
+        model = make_model({"kind": Categorical(missing=-1)})
+        with pytest.raises(ValueError, match="data without any batch, or with none left"):
+            model.calibrate(read_once(x, y["kind"]), verbose=0)
+        assert model.weighting.sigmas()["kind"] == 1
+
+    @pytest.mark.parametrize("task", ["kind", "student", "flags"])
+    def test_passes_that_differ_are_an_error_and_shuffled_ones_are_not(self, task):
+        model, (x, y, _) = make_model({"mean": Gaussian(), task: likelihoods()[task]}), data()
+        y = {name: y[name] for name in ("mean", task)}
+        expected = model.calibrate(x, y, batch_size=SAMPLES, verbose=0)
+        dataset = tf.data.Dataset.from_tensor_slices((x, y))
+        shuffled = dataset.shuffle(SAMPLES, seed=0).batch(37)
+        assert_sigmas(model.calibrate(shuffled, verbose=0), expected, rtol=1e-5)
+        drawn = dataset.shuffle(SAMPLES, seed=0).take(SAMPLES // 2).batch(50)
+        augmented = Augmented(x, y)
+        for source in (drawn, augmented):
+            with pytest.raises(ValueError, match=rf"Task '{task}': calibrate\(\) reads .*cache"):
+                model.calibrate(source, verbose=0)
+            assert_sigmas(model.weighting.sigmas(), expected, rtol=1e-5)
+        # One pass over augmented data is as good as another.
+        model = make_model({"mean": Gaussian()})
+        model.calibrate(Augmented(x, {"mean": y["mean"]}), verbose=0)
+
+    def test_passes_with_labels_of_another_number_are_an_error(self):
+        model, (x, y, _) = (
+            make_model({"kind": Categorical(), "median": Laplace(missing=NAN)}),
+            data(),
+        )
+        seen = np.zeros(())
+
+        class Batches(keras.utils.PyDataset):
+            def __len__(self):
+                return 1
+
+            def __getitem__(self, index):
+                seen[...] += 1
+                median = np.where(np.arange(SAMPLES) < 100 * seen, NAN, y["median"])
+                return x, {"kind": np.maximum(y["kind"], 0), "median": median}
+
+        with pytest.raises(ValueError, match=r"Task 'median': .* expects the same data each time"):
+            model.calibrate(Batches(), verbose=0)
+
     @pytest.mark.parametrize("task", ["mean", "student"])
     def test_a_loss_that_is_not_finite_is_an_error(self, task):
         model, (x, y, _) = make_model({task: likelihoods()[task]}), data()
@@ -325,6 +415,11 @@ class TestCalibrate:
                 sigmas = model.calibrate(x, {"kind": kind, "mean": y["mean"]}, verbose=0)
             assert sigmas["kind"] == 1
             assert sigmas["mean"] < 0.1
+
+    def test_a_sigma_out_of_range_stays_with_a_warning(self):
+        model, (x, y, _) = make_model({"mean": Gaussian()}), data()
+        with pytest.warns(UserWarning, match="Task 'mean': no σ is the most likely one"):
+            assert model.calibrate(x, 1e18 * y["mean"], verbose=0)["mean"] == 1
 
     def test_progress_is_that_of_evaluate(self, capsys):
         model, (x, y, _) = make_model({"mean": Gaussian()}), data()

@@ -1,5 +1,6 @@
 """The layer adds the combined loss, and its log-variances follow the errors."""
 
+import math
 import warnings
 
 import keras
@@ -369,6 +370,64 @@ class TestStart:
 
 
 @pytest.mark.backends("tensorflow", reason="makes TensorFlow tensors of half precision")
+class TestSetLogVariances:
+    def layer(self):
+        layer = UncertaintyWeighting(
+            {
+                "a": Gaussian(initial_sigma=2.0),
+                "b": Laplace(per_channel=True),
+                "c": Categorical(initial_sigma=0.5),
+            }
+        )
+        x = keras.Input((2,))
+        layer({"a": x, "b": x, "c": x})
+        return layer
+
+    def test_they_are_the_logarithms_of_the_variances(self):
+        layer = self.layer()
+        np.testing.assert_allclose(layer.log_variances()["a"], np.log(4), rtol=1e-6)
+        values = {"a": -60.0, "b": np.array([-3.0, 60.0]), "c": 5}
+        layer.set_log_variances(values)
+        for task, value in layer.log_variances().items():
+            np.testing.assert_allclose(value, values[task], rtol=1e-6)
+            np.testing.assert_allclose(layer.sigmas()[task], np.exp(0.5 * np.array(value)), 1e-6)
+
+    def test_tasks_that_are_left_out_stay(self):
+        layer = self.layer()
+        layer.set_log_variances({"b": [1.0, math.nan]})
+        layer.set_log_variances({"b": [math.nan, 2.0]})
+        np.testing.assert_allclose(layer.log_variances()["b"], [1, 2], rtol=1e-6)
+        np.testing.assert_allclose(layer.sigmas()["a"], 2, rtol=1e-6)
+        np.testing.assert_allclose(layer.sigmas()["c"], 0.5, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("task", "value"),
+        [
+            ("unknown", 0.0),
+            ("a", math.inf),
+            ("a", -math.inf),
+            ("a", 60.1),
+            ("a", [0.0]),
+            ("a", "high"),
+            ("a", None),
+            ("b", 0.0),
+            ("b", [0.0]),
+            ("b", [0.0, math.inf]),
+            ("c", [0.0, 0.0]),
+        ],
+    )
+    def test_anything_else_is_an_error_and_changes_nothing(self, task, value):
+        layer = self.layer()
+        before = layer.log_variances()
+        with pytest.raises(ValueError, match=f"Task '{task}': .*log-variance"):
+            layer.set_log_variances({"a": 1.0, task: value})
+        np.testing.assert_equal(layer.log_variances(), before)
+
+    def test_a_layer_that_is_not_built_has_none(self):
+        with pytest.raises(ValueError, match="no log-variances yet"):
+            UncertaintyWeighting({"a": "mse"}).set_log_variances({"a": 1.0})
+
+
 class TestTypes:
     @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
     def test_losses_and_log_variances_are_single_precision(self, policy):
