@@ -86,6 +86,10 @@ class _Evaluation(keras.Model):
     def _count(self, *_: Any, **__: Any) -> None:
         self._has_batches = True
 
+    @property
+    def metrics(self) -> list[Any]:
+        return [*super().metrics, self._weighting.statistics]
+
     def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:
         # The progress bar shows the loss that it shows in `evaluate`.
         return self._model_loss(x, y, self._weighting(y_pred), sample_weight, training=False)

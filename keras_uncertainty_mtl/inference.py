@@ -30,7 +30,9 @@ def inference_model(model: keras.Model) -> keras.Model:
     inference_model(model).export("saved_model")
     ```
     """
-    return without_weighting(model, tempered=True)
+    network = without_weighting(model, tempered=True)
+    network(network.input)  # Keras exports a model to ONNX only once it has been called.
+    return network
 
 
 def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:

@@ -70,8 +70,14 @@ class MultiTaskModel(keras.Model):
                 "UncertaintyWeighting, or a dict of tasks. Received: weighting=None"
             )
         self.weighting = held[0]
+        self.weighting.reports = False  # Inside of another model, it sees no batches.
         names = {task: task for task in self.weighting.tasks}
         name_outputs(self, keras.tree.flatten(names if isinstance(outputs, dict) else list(names)))
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of Keras, and those of the tasks."""
+        return [*super().metrics, self.weighting.statistics]
 
     def compile(
         self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any
@@ -200,7 +206,9 @@ class MultiTaskModel(keras.Model):
             sigma = sigmas[task].astype(dtype)
             parameters = self.weighting.tasks[task].predictive(prediction, sigma)
             outputs |= {f"{task}_{name}": tensor for name, tensor in parameters.items()}
-        return keras.Model(network.input, outputs, name=self.name)
+        predictive = keras.Model(network.input, outputs, name=self.name)
+        predictive(predictive.input)  # As for `inference_model`.
+        return predictive
 
     def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:
         """Exports the network alone, without log-variances; see `keras.Model.export`.

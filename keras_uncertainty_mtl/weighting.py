@@ -107,6 +107,12 @@ class UncertaintyWeighting(keras.layers.Layer):
         self.update = update
         self._loss_weights: Any = None
         self.last_training: bool | None = None  # That of the last call.
+        self.reports = True
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of the tasks, unless a `MultiTaskModel` reports them in its own steps."""
+        return super().metrics if self.reports else []
 
     def build(self, predictions_shape: Any) -> None:
         """Groups the tasks, and creates the log-variances: one for each task or channel."""
@@ -119,7 +125,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._log_variances.trainable = self.trainable
         self._log_variances.build()
         order = [task for group in self.groups for task in group.tasks]
-        self._statistics = TaskStatistics(order)
+        self.statistics = TaskStatistics(order)
         # A variable, so that a compiled step sees a change.
         self._loss_weights = self.add_weight(
             name="loss_weights",
@@ -391,4 +397,4 @@ class UncertaintyWeighting(keras.layers.Layer):
         variances = [ops.exp(group.of(log_variances)) for group in self.groups]
         sigmas = [ops.sqrt(ops.mean(each, axis=-1)) for each in variances]
         losses = concatenate_by_task([batch.loss_sum for batch in batches])
-        self._statistics.update_state(losses, concatenate_by_task(weights), concatenate(sigmas))
+        self.statistics.update_state(losses, concatenate_by_task(weights), concatenate(sigmas))
