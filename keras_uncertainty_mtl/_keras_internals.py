@@ -56,6 +56,16 @@ def gives_probabilities(tensor: Any) -> bool:
     return name.lower() in ("softmax", "sigmoid")
 
 
+def copy_direction(metric: Any, to: Any) -> None:
+    """Says of one metric what is known of another: if more of it is better, or less.
+
+    Copies `_direction`, which `EarlyStopping` and `ModelCheckpoint` read for `mode="auto"`. Keras
+    has no public way to set it. Without it, they raise an error that asks for another mode.
+    """
+    if hasattr(metric, "_direction"):
+        to._direction = metric._direction
+
+
 def clear_losses(layer: Any) -> None:
     """Forgets what a layer has added by `add_loss` so far.
 

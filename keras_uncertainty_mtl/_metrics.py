@@ -11,6 +11,8 @@ from keras_uncertainty_mtl._shapes import Tensor
 class TaskStatistics(keras.metrics.Metric):
     """The mean raw loss and the last σ of each task, as `{task}_loss` and `{task}_sigma`.
 
+    The loss of a task is NaN as long as no element of it is observed.
+
     All share one tensor, because a metric object for each costs more than the weighting itself.
     """
 
@@ -36,7 +38,8 @@ class TaskStatistics(keras.metrics.Metric):
         if not self._has_batches:
             return {}
         losses, weights = ops.unstack(ops.convert_to_tensor(self._sums))
-        means = ops.unstack(ops.divide_no_nan(losses, weights))
-        sigmas = ops.unstack(ops.convert_to_tensor(self._sigmas))
+        means = ops.unstack(losses / weights)
+        # On PyTorch a tensor shares the memory of its variable, and would follow it.
+        sigmas = ops.unstack(ops.copy(self._sigmas))
         names = [f"{task}_{name}" for name in ("loss", "sigma") for task in self._tasks]
         return dict(zip(names, [*means, *sigmas], strict=True))

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_uncertainty_mtl._reductions import weighted_sum
 from keras_uncertainty_mtl._shapes import Shape, Tensor, check_tensor, match_leading_axes
-from keras_uncertainty_mtl._structures import naming_task
+from keras_uncertainty_mtl._structures import by_task, naming_task
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
 
 
@@ -81,20 +81,45 @@ class Observations:
         return weighted_sum(values, self.weights, self.channels)
 
 
+def tensors_by_task(
+    tasks: Iterable[str],
+    predictions: Any,
+    targets: Any,
+    sample_weight: Any = None,
+    mask: Any = None,
+) -> dict[str, tuple[Any, ...]]:
+    """The prediction, target, weight and Keras mask of each task; the last two may be `None`.
+
+    The mask is a structure, or `None` for the masks that the predictions carry.
+    """
+    tasks = list(tasks)
+    if not isinstance(sample_weight, (dict, list, tuple)):
+        sample_weight = dict.fromkeys(tasks, sample_weight)
+    named = by_task(tasks, predictions, "predictions")
+    if mask is None:
+        mask = dict(zip(tasks, keras_masks(list(named.values())), strict=True))
+    tensors = (
+        named,
+        by_task(tasks, targets, "targets", outputs=predictions),
+        by_task(tasks, sample_weight, "sample_weight", optional=True, outputs=predictions),
+        by_task(tasks, mask, "mask", optional=True, outputs=predictions),
+    )
+    return {task: tuple(each[task] for each in tensors) for task in tasks}
+
+
 def observe(
     likelihood: Likelihood, channels: int, tensors: Mapping[str, tuple[Any, ...]], dtype: str
 ) -> Observations:
     """The observations of a batch of tasks of one likelihood.
 
-    `tensors` has the predictions, the targets, the weights for each sample or each element, and the
-    Keras mask of each task; the last two may be `None`. Losses are computed in `dtype`.
+    `tensors` are those of `tensors_by_task`. Losses are computed in `dtype`.
     """
     all_targets, all_weights = [], []
     for task, (prediction, target, weight, mask) in tensors.items():
         with naming_task(task):
-            target = _in_dtype(likelihood.align(target, prediction), dtype)
+            target, weight = align(likelihood, target, prediction, weight, mask, dtype)
             all_targets.append(target)
-            all_weights.append(_target_weight(weight, mask, target, dtype))
+            all_weights.append(weight)
     predictions = ops.stack([ops.cast(each[0], dtype) for each in tensors.values()])
     targets = ops.stack(all_targets)
     weights = None
@@ -103,10 +128,7 @@ def observe(
         zeros = sum(map(ops.zeros_like, given))
         weights = ops.stack([zeros + (1.0 if each is None else each) for each in all_weights])
 
-    observed = None if weights is None else ops.not_equal(weights, 0)
-    if likelihood.missing is not None:
-        is_label = _is_label(targets, likelihood.missing)
-        observed = is_label if observed is None else ops.logical_and(is_label, observed)
+    observed = where_observed(targets, weights, likelihood.missing)
     if observed is not None:
         targets = ops.where(observed, targets, 0)
     if likelihood.target_dtype == "float32":
@@ -115,6 +137,23 @@ def observe(
     with naming_task(next(iter(tensors))):
         weights = element_weights(losses, observed, weights, mask)
     return Observations(likelihood, channels, targets, predictions, losses, weights)
+
+
+def align(
+    likelihood: Likelihood, target: Any, prediction: Any, weight: Any, mask: Any, dtype: str
+) -> tuple[Tensor, Tensor | None]:
+    """The target of a task in its prediction's shape, and the weights, which broadcast over it."""
+    target = _in_dtype(likelihood.align(target, prediction), dtype)
+    return target, _target_weight(weight, mask, target, dtype)
+
+
+def where_observed(targets: Tensor, weights: Any, missing: float | None) -> Tensor | None:
+    """True where there is a label, and its weight is not 0; `None` if that is everywhere."""
+    observed = None if weights is None else ops.not_equal(weights, 0)
+    if missing is None:
+        return observed
+    is_label = _is_label(targets, missing)
+    return is_label if observed is None else ops.logical_and(is_label, observed)
 
 
 def is_elementwise(likelihood: Likelihood) -> bool:

@@ -10,12 +10,17 @@ import keras
 
 
 def by_task(
-    tasks: Iterable[str], structure: Any, argument: str, optional: bool = False
+    tasks: Iterable[str],
+    structure: Any,
+    argument: str,
+    optional: bool = False,
+    outputs: Any = None,
 ) -> dict[str, Any]:
     """The entries of a structure, keyed by task, in task order.
 
     The structure is a dict keyed by task, a list or tuple in task order, or, where there is one
-    task, the entry itself. Only optional entries may be `None`.
+    task, the entry itself. Only optional entries may be `None`. Next to `outputs` in a dict, which
+    Keras sorts by name, a list or tuple is refused unless this is the task order.
     """
     tasks = list(tasks)
     expected = f"`{argument}` must have one entry for each of the tasks {tasks}"
@@ -24,6 +29,13 @@ def by_task(
             raise ValueError(
                 f"{expected}, in this order: {len(tasks)}. Received: {len(structure)}. Use a dict "
                 "keyed by task to be sure which is which."
+            )
+        if isinstance(outputs, dict) and tasks != sorted(tasks):
+            raise ValueError(
+                f"`{argument}` must be a dict keyed by task, because the outputs are one, and its "
+                f"order can be read in two ways: {tasks}, as the tasks are given, or "
+                f"{sorted(tasks)}, as Keras sorts the outputs. Received: a "
+                f"{type(structure).__name__}. Use a dict, or give the outputs in a list as well."
             )
         structure = dict(zip(tasks, structure, strict=True))
     elif not isinstance(structure, dict):

@@ -1,14 +1,18 @@
 """The functional model whose tasks are weighted by their uncertainty."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl._compiled_metrics import observed_metrics
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
+from keras_uncertainty_mtl._observations import keras_masks, tensors_by_task
+from keras_uncertainty_mtl._observed_metrics import observed_elements
 from keras_uncertainty_mtl._reductions import check_strategy, num_replicas
 from keras_uncertainty_mtl._shapes import Tensor
-from keras_uncertainty_mtl._structures import by_task
+from keras_uncertainty_mtl._structures import by_task, naming_task
 from keras_uncertainty_mtl.calibration import optimal_log_variances
 from keras_uncertainty_mtl.inference import inference_model
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
@@ -47,6 +51,9 @@ class MultiTaskModel(keras.Model):
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115)
     """
 
+    _has_metrics = False
+    _masked: Any = None  # on JAX, the masks of the predictions of `x`
+
     # Keras clones and revives a functional subclass only where its constructor takes `*args` and
     # `**kwargs`, by these names. It then leaves out `weighting`, which the graph holds already.
     def __init__(
@@ -80,15 +87,23 @@ class MultiTaskModel(keras.Model):
         return [*super().metrics, self.weighting.statistics]
 
     def compile(
-        self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Configures the model for training; see `keras.Model.compile`.
 
-        The optimizer's weight decay leaves log-variances alone.
+        The optimizer's weight decay leaves log-variances alone. Metrics see the elements that the
+        loss sees, and of a heteroscedastic task the estimates. Without any element they are NaN.
 
         Raises:
-            ValueError: If `loss` or `loss_weights` is given, which belong to the weighting, or if
-                Keras cannot train with the model's `tf.distribute` strategy.
+            ValueError: If `loss` or `loss_weights` is given, which belong to the weighting, if a
+                metric has the name of another number, or if Keras cannot train with the model's
+                `tf.distribute` strategy.
         """
         if keras.backend.backend() == "tensorflow":
             check_strategy(self.distribute_strategy)
@@ -99,7 +114,12 @@ class MultiTaskModel(keras.Model):
                     "to the weighting, `UncertaintyWeighting(tasks, loss_weights=…)`. Received: "
                     f"{name}={value!r}"
                 )
-        super().compile(optimizer=optimizer, **kwargs)
+        observed = observed_metrics(self.weighting.tasks, self.output, metrics, weighted_metrics)
+        super().compile(optimizer=optimizer, weighted_metrics=observed or None, **kwargs)
+        self._has_metrics = self._has_metrics or bool(observed)
+        # In a dict or a list Keras would find the metrics, and report them once more.
+        given = {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        self._given_metrics = SimpleNamespace(**given)
         self._keep_off_weight_decay()
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -111,6 +131,13 @@ class MultiTaskModel(keras.Model):
         # Weight decay would pull every σ to where it started.
         for variable in self.weighting.trainable_variables:
             exclude_from_weight_decay(self.optimizer, variable)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """The arguments of `compile`, for saving."""
+        config = super().get_compile_config()
+        if config is None:
+            return None
+        return config | keras.saving.serialize_keras_object(vars(self._given_metrics))
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
@@ -134,11 +161,31 @@ class MultiTaskModel(keras.Model):
         """
         if training is None:
             training = bool(self.weighting.last_training)
+        if keras.backend.backend() == "jax":
+            # In training, predictions lose their masks on the way to the metrics.
+            masks = keras_masks(list(by_task(self.weighting.tasks, y_pred, "predictions").values()))
+            self._masked = SimpleNamespace(x=x, masks=masks)
         # First, because replicas share one list of losses, and wait for each other in the next.
         added = super().compute_loss(x, y, y_pred, sample_weight) if self.losses else None
         loss = self.weighting.combined_loss(y_pred, y, sample_weight, training=training)
         loss = loss / num_replicas()  # Keras adds up the replicas' losses.
         return loss if added is None else loss + ops.cast(added, loss.dtype)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Updates the metrics of `compile` by the elements that the loss sees."""
+        if not self._has_metrics:
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        tasks = self.weighting.tasks
+        masks = self._masked.masks if self._masked and self._masked.x is x else None
+        targets, estimates, weights = {}, {}, {}
+        for task, tensors in tensors_by_task(tasks, y_pred, y, sample_weight, masks).items():
+            with naming_task(task):
+                targets[task], estimates[task], weights[task] = observed_elements(
+                    tasks[task], *tensors
+                )
+        return super().compute_metrics(x, targets, estimates, weights)
 
     def calibrate(
         self,

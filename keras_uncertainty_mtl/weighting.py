@@ -12,7 +12,7 @@ from keras_uncertainty_mtl._groups import group_tasks
 from keras_uncertainty_mtl._keras_internals import clear_losses, gives_probabilities
 from keras_uncertainty_mtl._log_variances import LogVariances
 from keras_uncertainty_mtl._metrics import TaskStatistics
-from keras_uncertainty_mtl._observations import Observations, keras_masks, observe
+from keras_uncertainty_mtl._observations import Observations, observe, tensors_by_task
 from keras_uncertainty_mtl._reductions import (
     concatenate,
     concatenate_by_task,
@@ -168,7 +168,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._check_logits(predictions)
         named = by_task(self.tasks, predictions, "predictions")
         if targets is not None:
-            for task, target in by_task(self.tasks, targets, "targets").items():
+            named_targets = by_task(self.tasks, targets, "targets", outputs=predictions)
+            for task, target in named_targets.items():
                 with naming_task(task):
                     self.tasks[task].align(target, named[task])
         for task, prediction in named.items():
@@ -227,20 +228,10 @@ class UncertaintyWeighting(keras.layers.Layer):
         self, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
     ) -> list[Observations]:
         """The `Observations` of a batch, one for each of `groups`; see `combined_loss`."""
-        if not isinstance(sample_weight, (dict, list, tuple)):
-            sample_weight = dict.fromkeys(self.tasks, sample_weight)
-        named = by_task(self.tasks, predictions, "predictions")
-        if mask is None:
-            mask = keras_masks(list(named.values()))
-        tensors = (
-            named,
-            by_task(self.tasks, targets, "targets"),
-            by_task(self.tasks, sample_weight, "sample_weight", optional=True),
-            by_task(self.tasks, mask, "mask", optional=True),
-        )
+        tensors = tensors_by_task(self.tasks, predictions, targets, sample_weight, mask)
         batches = []
         for group in self.groups:
-            of_tasks = {task: tuple(each[task] for each in tensors) for task in group.tasks}
+            of_tasks = {task: tensors[task] for task in group.tasks}
             batches.append(observe(group.likelihood, group.channels, of_tasks, self._loss_dtype))
         return batches
 

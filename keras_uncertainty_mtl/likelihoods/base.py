@@ -104,6 +104,10 @@ class Likelihood:
         log_variance = log_variance + self.element_log_variance(predictions)
         return self.loss(targets, predictions) * self.weight(log_variance) + 0.5 * log_variance
 
+    def location(self, predictions: Tensor) -> Tensor:
+        """The estimate of the targets, which metrics see: the predictions, or a part of them."""
+        return predictions
+
     def element_log_variance(self, predictions: Tensor) -> Any:
         """`h`, the log-variance of each element next to the task's `s`; 0 if there is none."""
         return 0.0

@@ -60,6 +60,11 @@ def validate_tasks(tasks: Any) -> dict[str, Likelihood]:
             raise ValueError(
                 f"A task's name must be a string, not empty, with no '/'. Received: {task!r}"
             )
+        if task == "val" or task.startswith("val_"):
+            raise ValueError(
+                "A task's name must not be 'val' or begin with 'val_', which Keras puts before the "
+                f"numbers of validation. Received: {task!r}. Give the task another name."
+            )
         with naming_task(task):
             validated[task] = get(likelihood)
     return validated
