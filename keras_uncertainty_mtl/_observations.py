@@ -97,7 +97,7 @@ def tensors_by_task(
         sample_weight = dict.fromkeys(tasks, sample_weight)
     named = by_task(tasks, predictions, "predictions")
     if mask is None:
-        mask = dict(zip(tasks, keras_masks(list(named.values())), strict=True))
+        mask = masks_by_task(named)
     tensors = (
         named,
         by_task(tasks, targets, "targets", outputs=predictions),
@@ -180,6 +180,11 @@ _mask_reader.built = True
 def keras_masks(tensors: list[Tensor]) -> list[Tensor | None]:
     """The Keras mask of each tensor, or `None`."""
     return list(_mask_reader(tensors))
+
+
+def masks_by_task(predictions: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """The Keras mask that the prediction of each task carries, or `None`."""
+    return dict(zip(predictions, keras_masks(list(predictions.values())), strict=True))
 
 
 def _in_dtype(targets: Tensor, dtype: str) -> Tensor:

@@ -84,7 +84,7 @@ class ObservedMetric(keras_metrics.Metric):
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
         """Adds a batch of `observed_elements`."""
         if sample_weight is None:
-            self._observed.assign_add(ops.ones_like(self._observed))
+            self._observed.assign_add(ops.ones((), self.dtype))
             self.metric.update_state(y_true, y_pred, sample_weight=None)
             return
         observed = ops.cast(ops.not_equal(sample_weight, 0), sample_weight.dtype)
@@ -129,7 +129,7 @@ class ObservedMetric(keras_metrics.Metric):
     def reset_state(self) -> None:
         """Forgets all batches."""
         self.metric.reset_state()
-        self._observed.assign(ops.zeros_like(self._observed))
+        self._observed.assign(ops.zeros((), self.dtype))
 
     def result(self) -> Any:
         """The metric's own result, or NaN."""

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_uncertainty_mtl._compiled_metrics import observed_metrics
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
-from keras_uncertainty_mtl._observations import keras_masks, tensors_by_task
+from keras_uncertainty_mtl._observations import masks_by_task, tensors_by_task
 from keras_uncertainty_mtl._observed_metrics import observed_elements
 from keras_uncertainty_mtl._reductions import check_strategy, num_replicas
 from keras_uncertainty_mtl._shapes import Tensor
@@ -163,8 +163,8 @@ class MultiTaskModel(keras.Model):
             training = bool(self.weighting.last_training)
         if keras.backend.backend() == "jax":
             # In training, predictions lose their masks on the way to the metrics.
-            masks = keras_masks(list(by_task(self.weighting.tasks, y_pred, "predictions").values()))
-            self._masked = SimpleNamespace(x=x, masks=masks)
+            predictions = by_task(self.weighting.tasks, y_pred, "predictions")
+            self._masked = SimpleNamespace(x=x, masks=masks_by_task(predictions))
         # First, because replicas share one list of losses, and wait for each other in the next.
         added = super().compute_loss(x, y, y_pred, sample_weight) if self.losses else None
         loss = self.weighting.combined_loss(y_pred, y, sample_weight, training=training)
