@@ -20,6 +20,14 @@ def weighted_sum(values: Tensor, weights: Tensor | None, channels: int) -> Tenso
     return ops.sum(ops.reshape(values, (values.shape[0], -1, channels)), axis=1)
 
 
+def nan_unless(condition: Tensor, values: Tensor) -> Tensor:
+    """The values where a condition holds, NaN elsewhere.
+
+    A constant of NaN would make `tf.debugging.enable_check_numerics()` stop any model.
+    """
+    return values + ops.sqrt(ops.cast(condition, values.dtype) - 1.0)
+
+
 def concatenate(tensors: list[Tensor]) -> Tensor:
     """One vector of all entries."""
     return ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors])

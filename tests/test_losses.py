@@ -159,6 +159,25 @@ def test_a_class_out_of_range_costs_nan_or_raises_an_error(wrong, dtype, approxi
 
 
 @both_forms
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.backends("tensorflow", reason="only TensorFlow checks numerics")
+def test_classes_in_range_pass_checks_of_numerics(approximate, mode):
+    import tensorflow as tf
+
+    logits, classes = logits_and_classes()
+
+    def loss():
+        return Categorical(approximate=approximate).loss(classes, tf.constant(logits))
+
+    tf.debugging.enable_check_numerics()
+    try:
+        losses = loss() if mode == "eager" else tf.function(loss)()
+    finally:
+        tf.debugging.disable_check_numerics()
+    np.testing.assert_allclose(losses, cross_entropy(logits, classes), rtol=1e-6)
+
+
+@both_forms
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32"])
 @pytest.mark.parametrize("num_classes", [256, 300])
 def test_integers_of_any_type_are_ids_of_many_classes(

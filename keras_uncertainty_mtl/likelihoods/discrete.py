@@ -1,10 +1,10 @@
 """Likelihoods of class labels."""
 
-import math
 from typing import Any
 
 from keras import backend, ops
 
+from keras_uncertainty_mtl._reductions import nan_unless
 from keras_uncertainty_mtl._shapes import Shape
 from keras_uncertainty_mtl.likelihoods.base import Likelihood, Tensor, register
 
@@ -85,7 +85,7 @@ class Categorical(_Discrete):
         in_range = ops.logical_and(targets >= 0, targets < predictions.shape[-1])
         classes = ops.cast(ops.where(in_range, targets, 0), "int32")
         losses = ops.sparse_categorical_crossentropy(classes, predictions, self.from_logits)
-        return ops.where(in_range, losses, math.nan)
+        return nan_unless(in_range, losses)
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"probabilities"` of the classes, from predictions at their temperature if any."""
