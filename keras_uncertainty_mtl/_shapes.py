@@ -17,7 +17,13 @@ def check_tensor(tensor: Tensor, name: str) -> None:
             f"{name} must be real numbers or truth values. Received: dtype {dtype}. Turn "
             "strings into class ids with `keras.layers.StringLookup`."
         )
-    # Only TensorFlow has tensors of unknown rank.
+    # Only TensorFlow has ragged and sparse tensors, and those of unknown rank.
+    if hasattr(tensor, "row_splits") or hasattr(tensor, "dense_shape"):
+        raise ValueError(
+            f"{name} must be a dense tensor. Received: a {type(tensor).__name__}. Fill it up by "
+            "`tensor.to_tensor(-1.0)`, or `tf.sparse.to_dense`, and pass missing=-1 to the "
+            "likelihood."
+        )
     if getattr(tensor.shape, "rank", 0) is None:
         raise ValueError(
             f"{name} must have a known number of axes. Received: a tensor of unknown rank. Give it "
@@ -38,7 +44,7 @@ def match_shape(tensor: Tensor, expected: Shape) -> Tensor | None:
     elif len(shape) == len(expected) - 1 and expected[-1] == 1:
         tensor = ops.expand_dims(tensor, axis=-1)
     shape = tuple(tensor.shape)
-    return tensor if len(shape) == len(expected) and all(map(_same_size, shape, expected)) else None
+    return tensor if len(shape) == len(expected) and all(map(same_size, shape, expected)) else None
 
 
 def match_leading_axes(tensor: Tensor, expected: Shape) -> Tensor | None:
@@ -51,11 +57,12 @@ def match_leading_axes(tensor: Tensor, expected: Shape) -> Tensor | None:
     while len(tensor.shape) < len(expected):
         tensor = ops.expand_dims(tensor, axis=-1)
     fits = len(tensor.shape) == len(expected) and all(
-        (size == 1 and axis > 0) or _same_size(size, expected[axis])
+        (size == 1 and axis > 0) or same_size(size, expected[axis])
         for axis, size in enumerate(tensor.shape)
     )
     return tensor if fits else None
 
 
-def _same_size(size: int | None, expected: int | None) -> bool:
+def same_size(size: int | None, expected: int | None) -> bool:
+    """True for sizes that are equal, or one of which is not known."""
     return size is None or expected is None or size == expected

@@ -55,6 +55,13 @@ def by_task(
     for task in tasks:
         if structure[task] is None and not optional:
             raise ValueError(f"Task '{task}': `{argument}` must have an entry. Received: None")
+        if isinstance(entry := structure[task], (dict, list, tuple)):
+            parts = list(entry) if isinstance(entry, dict) else len(entry)
+            raise ValueError(
+                f"Task '{task}': `{argument}` must have one tensor. Received: a "
+                f"{type(entry).__name__} of {parts}. Make each of its parts a task, "
+                "in a dict that is not nested."
+            )
     return {task: structure[task] for task in tasks}
 
 
