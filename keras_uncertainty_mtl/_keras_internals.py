@@ -3,6 +3,7 @@
 Every function says what it reads, why there is no public way, and what happens without it.
 """
 
+from functools import partial
 from typing import Any
 
 
@@ -12,6 +13,8 @@ def loss_arguments(loss: Any) -> dict[str, Any]:
     Reads `_fn_kwargs`: Keras 3.15 leaves some arguments out of the public `get_config`, as `delta`
     of `Huber(delta=3)`. Keras 3.16 leaves out none, and without the name the config alone counts.
     """
+    if isinstance(loss, partial):
+        return dict(loss.keywords)
     config = loss.get_config() if hasattr(loss, "get_config") else {}
     return {**config, **getattr(loss, "_fn_kwargs", {})}
 

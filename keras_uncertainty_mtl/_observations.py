@@ -10,10 +10,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl._reductions import weighted_sum
+from keras_uncertainty_mtl._reductions import nan_unless, weighted_sum
 from keras_uncertainty_mtl._shapes import Shape, Tensor, check_tensor, match_leading_axes
 from keras_uncertainty_mtl._structures import by_task, naming_task
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
+
+# A mean loss as little below 0 may be a rounding error.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,15 @@ class Observations:
 
     @functools.cached_property
     def scaled_loss_sum(self) -> Tensor:
-        """The sums `Σ w·L·exp(-power · h)`, whose mean gives the closed-form optimum."""
+        """The sums `Σ w·L·exp(-power · h)`, whose mean gives the closed-form optimum.
+
+        NaN below 0, where there is no optimum: σ would stay where it is without a word.
+        """
         likelihood = self.likelihood
-        if not likelihood.heteroscedastic:
+        if not likelihood.has_closed_form:
             return self.loss_sum
+        if not likelihood.heteroscedastic:
+            return nan_unless(self.loss_sum >= -ROUNDING * self.weight_sum, self.loss_sum)
         noise = likelihood.element_log_variance(self.predictions)
         return self._sum(ops.exp(-likelihood.power * noise) * self.losses)
 
@@ -129,13 +137,14 @@ def observe(
         weights = ops.stack([zeros + (1.0 if each is None else each) for each in all_weights])
 
     observed = where_observed(targets, weights, likelihood.missing)
-    if observed is not None:
-        targets = ops.where(observed, targets, 0)
     if likelihood.target_dtype == "float32":
         targets = ops.cast(targets, dtype)
+    if observed is not None:
+        targets = ops.where(observed, targets, _harmless_value(likelihood, targets, observed))
     losses, mask = _of_elements(likelihood, likelihood.loss, targets, predictions)
     with naming_task(next(iter(tensors))):
-        weights = element_weights(losses, observed, weights, mask)
+        axes = likelihood.reduced_axes(len(losses.shape), len(targets.shape))
+        weights = element_weights(losses, observed, weights, mask, axes)
     return Observations(likelihood, channels, targets, predictions, losses, weights)
 
 
@@ -208,6 +217,22 @@ def _target_weight(weight: Any, mask: Any, targets: Tensor, dtype: str) -> Tenso
     return ops.where(mask, weight, ops.zeros_like(weight))
 
 
+def _harmless_value(likelihood: Likelihood, targets: Tensor, observed: Tensor) -> Any:
+    """A value for missing targets, of which the loss and its gradient are finite.
+
+    The largest observed one of the batch, or 1: a loss may take its logarithm or its inverse.
+    """
+    if is_elementwise(likelihood):
+        return 0
+    dtype = keras.backend.standardize_dtype(targets.dtype)
+    limits = np.finfo(dtype) if keras.backend.is_float_dtype(dtype) else np.iinfo(dtype)
+    lowest = np.asarray(limits.min, dtype)
+    axes = tuple(range(max(2, len(targets.shape) - 1)))  # Channels may have different ranges.
+    shown = ops.where(observed, targets, lowest)
+    largest = ops.max(shown, axis=axes, keepdims=True, initial=lowest)
+    return ops.where(ops.greater(largest, lowest), largest, ops.ones_like(largest))
+
+
 def _is_label(targets: Tensor, missing: float) -> Tensor:
     if math.isnan(missing):
         return ops.logical_not(ops.isnan(targets))
@@ -221,11 +246,14 @@ def _is_label(targets: Tensor, missing: float) -> Tensor:
     return ops.not_equal(targets, value)
 
 
-def element_weights(losses: Tensor, observed: Any, weights: Any, mask: Any) -> Tensor | None:
+def element_weights(
+    losses: Tensor, observed: Any, weights: Any, mask: Any, axes: tuple[int, ...]
+) -> Tensor | None:
     """The weight of each loss, `None` if all count alike.
 
-    A loss over several targets counts if all of them are `observed`. `weights` broadcast over the
-    targets, and may not be finer than the losses. `mask` is that of the losses.
+    A loss is over some `axes` of its targets. It counts if all of them are `observed`, and not if
+    none is; else its weight is NaN. `weights` broadcast over the targets, and may not be finer than
+    the losses. `mask` is that of the losses.
     """
     if observed is None and mask is None:
         return None
@@ -235,13 +263,17 @@ def element_weights(losses: Tensor, observed: Any, weights: Any, mask: Any) -> T
             "weigh less. Received: missing labels, a mask or a `sample_weight`. Have it give a "
             "number for each sample, as `keras.losses.Dice(axis=(1, 2, 3))` does for images."
         )
-    factors = [] if mask is None else [mask]
+    shape = tuple(losses.shape)
+    factors = [] if mask is None else [ops.cast(mask, losses.dtype)]
     if observed is not None:
-        reduced = tuple(range(len(losses.shape), len(observed.shape)))
-        factors.append(ops.all(observed, axis=reduced) if reduced else observed)
+        some = ops.any(observed, axis=axes) if axes else observed
+        factor = ops.cast(some, losses.dtype)
+        if axes:
+            factor = nan_unless(ops.equal(ops.all(observed, axis=axes), some), factor)
+        factors.append(_matched(factor, shape, "The missing targets", tasks=1))
     if weights is not None:
-        factors.append(_matched(weights, tuple(losses.shape), "`sample_weight`", tasks=1))
-    product = math.prod(ops.cast(factor, losses.dtype) for factor in factors)
+        factors.append(_matched(weights, shape, "`sample_weight`", tasks=1))
+    product = math.prod(factors)
     return ops.broadcast_to(product, ops.shape(losses))
 
 

@@ -193,6 +193,7 @@ class _GroupSums(keras.metrics.Metric):
     def _means(self) -> tuple[Any, Any]:
         """The means over all observed elements, NaN where there are none, and where there are."""
         *sums, _, total = np.subtract(*self._sums.numpy().astype("float64"))
+        total = np.nan_to_num(total, nan=1.0)  # Its sums are NaN too, and refused below.
         # Far from the optimum a likelihood may be out of the range of its dtype.
         means = np.where(np.isfinite(sums), sums, np.inf) / np.where(total > 0, total, np.nan)
         if self._grid is not None:
@@ -202,7 +203,8 @@ class _GroupSums(keras.metrics.Metric):
             raise ValueError(
                 f"Task '{infinite[0]}': the loss must be finite, and is not for the data received. "
                 "Missing labels must have the value that the likelihood knows as `missing`: "
-                f"{self._group.likelihood.missing}."
+                f"{self._group.likelihood.missing}. Class ids must be in range, and the mean of "
+                "the loss not below 0."
             )
         return means, total > 0
 

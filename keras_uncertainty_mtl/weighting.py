@@ -325,10 +325,13 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for saving."""
-        serialize = keras.saving.serialize_keras_object
+        tasks = {}
+        for task, likelihood in self.tasks.items():
+            with naming_task(task):
+                tasks[task] = keras.saving.serialize_keras_object(likelihood)
         return {
             **super().get_config(),
-            "tasks": {task: serialize(likelihood) for task, likelihood in self.tasks.items()},
+            "tasks": tasks,
             "loss_weights": dict(self.loss_weights),
             "update": self.update,
         }

@@ -40,6 +40,14 @@ def weigh(
     )
 
 
+def weigh_tensors(targets):
+    import tensorflow as tf
+
+    layer = UncertaintyWeighting({"depth": Gaussian()})
+    layer.build((8, 1))
+    layer.combined_loss(np.zeros((8, 1), "float32"), {"depth": targets(tf)})
+
+
 def two_tasks():
     return UncertaintyWeighting({"depth": Laplace(), "classes": Categorical()})
 
@@ -250,6 +258,16 @@ SHAPES = {
         r"targets must be real numbers.*Received: dtype str.*StringLookup",
         marks=pytest.mark.backends("tensorflow", reason="only TensorFlow has tensors of strings"),
     ),
+    "ragged targets": pytest.param(
+        lambda: weigh_tensors(lambda tf: tf.RaggedTensor.from_row_lengths(np.ones(12), [1, 2] * 4)),
+        r"targets must be a dense tensor.*Received: a RaggedTensor.*to_tensor.*missing=-1",
+        marks=pytest.mark.backends("tensorflow", reason="only TensorFlow has ragged tensors"),
+    ),
+    "sparse targets": pytest.param(
+        lambda: weigh_tensors(lambda tf: tf.sparse.from_dense(np.ones((8, 1)))),
+        r"targets must be a dense tensor.*Received: a SparseTensor.*to_dense",
+        marks=pytest.mark.backends("tensorflow", reason="only TensorFlow has these sparse tensors"),
+    ),
     "complex targets": (
         lambda: weigh(dtype="complex64"),
         "targets must be real numbers.*Received: dtype complex64",
@@ -263,7 +281,7 @@ SHAPES = {
         "`sample_weight` must be real numbers.*Received: dtype complex64",
     ),
     "weights finer than the loss": (
-        lambda: weigh(Gibbs("huber"), (8, 3), (8, 3), weight=(8, 3)),
+        lambda: weigh(Gibbs("cosine_similarity"), (8, 3), (8, 3), weight=(8, 3)),
         r"`sample_weight`.*\(8,\).*\(8, 3\)",
     ),
 }
@@ -285,6 +303,9 @@ STRUCTURES = {
     "a list with a weight too few": lambda p, t: two_tasks()(p, t, sample_weight=[np.ones(8)]),
     "no prediction": lambda p, t: two_tasks()({**p, "depth": None}, t),
     "no target": lambda p, t: two_tasks()(p, {**t, "depth": None}),
+    "a nested prediction": lambda p, t: two_tasks()({**p, "depth": dict.fromkeys("ab", p)}, t),
+    "a nested target": lambda p, t: two_tasks()(p, {**t, "depth": {"near": t["depth"]}}),
+    "a list of targets": lambda p, t: two_tasks()(p, {**t, "depth": [t["depth"], t["depth"]]}),
     "one tensor for two predictions": lambda p, t: two_tasks()(p["depth"], t),
     "one tensor for two targets": lambda p, t: two_tasks()(p, t["depth"]),
 }

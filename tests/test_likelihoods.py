@@ -176,10 +176,16 @@ def approximate(loss: Callable) -> Callable:
     return lambda targets, predictions, sigma: loss(targets, predictions) / sigma**2 + np.log(sigma)
 
 
-def stock(loss: type[keras.losses.Loss], **options) -> Callable:
+def stock(loss: type[keras.losses.Loss], elementwise: bool = False, **options) -> Callable:
     """Eq. 10 of the paper for an unreduced loss of Keras, in float64."""
     unreduced = loss(reduction=None, dtype="float64", **options)
-    return approximate(lambda *batch: ops.convert_to_numpy(unreduced(*batch)))
+
+    def values(*batch):
+        if elementwise:
+            batch = [each[..., np.newaxis] for each in batch]
+        return ops.convert_to_numpy(unreduced(*batch))
+
+    return approximate(values)
 
 
 # --- Data -----------------------------------------------------------------------------------------
@@ -254,10 +260,10 @@ DICE = keras.losses.Dice(axis=(1, 2))
 FOCAL = keras.losses.CategoricalFocalCrossentropy(alpha=0.4, gamma=1.5)
 LOG_COSH = keras.losses.LogCosh()
 
-huber = stock(keras.losses.Huber, delta=1.5)
+huber = stock(keras.losses.Huber, elementwise=True, delta=1.5)
 dice = stock(keras.losses.Dice, axis=(1, 2))
 focal = stock(keras.losses.CategoricalFocalCrossentropy, alpha=0.4, gamma=1.5)
-log_cosh = stock(keras.losses.LogCosh)
+log_cosh = stock(keras.losses.LogCosh, elementwise=True)
 
 CASES = {
     "gaussian": case(Gaussian, reals, (5,), normal),
@@ -612,19 +618,10 @@ def test_a_missing_number_is_left_out_in_either_precision(missing, dtype):
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
-def test_a_loss_of_several_targets_is_missing_if_any_of_them_is():
-    targets, predictions = CASES["gibbs-huber"].batch()
-    shown = [0, 2, 3]
-    expected = huber(targets[shown], predictions[shown], 1.0).mean()
-    targets[1, 0] = targets[4, 2] = NAN
-    weighting = weighting_of(Gibbs(HUBER, missing=NAN, initial_sigma=1.0))
-    np.testing.assert_allclose(loss_of(weighting, targets, predictions), expected, rtol=1e-9)
-
-
-def test_an_area_is_missing_if_any_of_its_targets_is():
+def test_an_area_is_missing_if_all_of_its_targets_are():
     targets, predictions = CASES["gibbs-dice"].batch()
     expected = dice(targets[1:], predictions[1:], 1.0).mean()
-    targets[0, 1, 2] = NAN
+    targets[0] = NAN
     weighting = weighting_of(Gibbs(DICE, missing=NAN, initial_sigma=1.0))
     np.testing.assert_allclose(loss_of(weighting, targets, predictions), expected, rtol=1e-9)
 
@@ -875,8 +872,6 @@ RAW_LOSSES = {
     "focal": (FOCAL, one_hot_and_probabilities, (6, 4)),
     "binary-focal": (LOSSES.BinaryFocalCrossentropy(), bits_and_probabilities, (6, 4)),
     "log-cosh": (LOG_COSH, reals, (6, 4)),
-    "poisson": (LOSSES.Poisson(), bits_and_probabilities, (6, 4)),
-    "cosine": (LOSSES.CosineSimilarity(), reals, (6, 4)),
     "msle": (LOSSES.MeanSquaredLogarithmicError(), bits_and_probabilities, (6, 4)),
     "hinge": (LOSSES.Hinge(), bits, (6, 4)),
     "user": (RelativeError(offset=0.5), reals, (6, 4)),

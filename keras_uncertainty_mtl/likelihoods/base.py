@@ -140,6 +140,10 @@ class Likelihood:
         """The shape of the targets that go with predictions of a shape; sizes may be `None`."""
         return prediction_shape
 
+    def reduced_axes(self, loss_rank: int, target_rank: int) -> tuple[int, ...]:
+        """The axes of the targets that a loss is over: those at the end that it has not."""
+        return tuple(range(loss_rank, target_rank))
+
     def align(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The targets in the shape that goes with the predictions: `(batch,)` fits `(batch, 1)`.
 

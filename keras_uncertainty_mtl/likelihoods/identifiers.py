@@ -10,7 +10,7 @@ from keras_uncertainty_mtl._structures import naming_task
 from keras_uncertainty_mtl.likelihoods.base import Likelihood
 from keras_uncertainty_mtl.likelihoods.continuous import Gaussian, Laplace
 from keras_uncertainty_mtl.likelihoods.discrete import Bernoulli, Categorical
-from keras_uncertainty_mtl.likelihoods.gibbs import Gibbs, get_keras_loss
+from keras_uncertainty_mtl.likelihoods.gibbs import Gibbs, get_keras_loss, stock_function
 
 _CLASS_OF_FUNCTION = {
     losses.mean_squared_error: losses.MeanSquaredError,
@@ -71,7 +71,9 @@ def validate_tasks(tasks: Any) -> dict[str, Likelihood]:
 
 
 def _from_keras_loss(loss: Any) -> Likelihood:
-    kind = _CLASS_OF_FUNCTION.get(loss, type(loss))
+    function = stock_function(loss)
+    kinds = (kind for known, kind in _CLASS_OF_FUNCTION.items() if known is function)
+    kind = next(kinds, type(loss))
     if kind is losses.MeanSquaredError:
         return Gaussian()
     if kind is losses.MeanAbsoluteError:
