@@ -45,6 +45,13 @@ class Group:
         part = vector[self.start : self.start + self.size]
         return ops.reshape(part, (len(self.tasks), self.channels))
 
+    def over_elements(self, vector: Tensor, predictions: Tensor) -> Tensor:
+        """This group's part, of a shape that broadcasts over the elements of its predictions."""
+        rank = len(predictions.shape)
+        if self.likelihood.per_channel:
+            rank = len(self.likelihood.loss_shape(tuple(predictions.shape[1:]))) + 1
+        return ops.reshape(self.of(vector), (len(self.tasks), *[1] * (rank - 2), self.channels))
+
     def places(self) -> dict[str, int | slice]:
         """For each task, the index of its log-variance in the vector of all, or a slice of them."""
         starts = range(self.start, self.start + self.size, self.channels)
@@ -96,14 +103,20 @@ def _kind(likelihood: Likelihood, prediction_shape: Shape) -> Hashable:
 def _channels(likelihood: Likelihood, prediction_shape: Shape) -> int:
     """The number of log-variances of a task, once its likelihood is seen to fit the predictions."""
     channels = 1
-    target_shape = likelihood.target_shape(prediction_shape)
+    loss_shape = likelihood.loss_shape(prediction_shape)
     if likelihood.per_channel:
-        if len(target_shape) < 2 or target_shape[-1] is None:
+        if len(loss_shape) < 2 or loss_shape[-1] is None:
             raise ValueError(
                 "`per_channel=True` expects predictions whose last axis is of channels, as many "
-                f"as are known beforehand. Received: predictions of shape {prediction_shape}"
+                "as are known beforehand, or the axis before that of classes. Received: "
+                f"predictions of shape {prediction_shape}"
             )
-        channels = target_shape[-1]
+        channels = loss_shape[-1]
+    if likelihood.channels is not None and len(likelihood.channels) != channels:
+        raise ValueError(
+            f"`channels` must have a name for each of {channels} channels. Received: "
+            f"{len(likelihood.channels)} names, {likelihood.channels}"
+        )
     sigmas = np.ravel(1.0 if likelihood.initial_sigma is None else likelihood.initial_sigma)
     if len(sigmas) not in (1, channels) or np.max(np.abs(2.0 * np.log(sigmas))) > BOUND:
         raise ValueError(

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -25,7 +25,8 @@ class Observations:
 
     All tensors have the shape `(tasks, batch, …)`, all sums `(tasks, channels)`. Targets have a
     harmless value where there is no label. `losses` are the raw losses of the elements, `weights`
-    their weights, 0 where an element does not count, or `None` where all count alike.
+    their weights, 0 where an element does not count, or `None` where all count alike. They are the
+    `given_weights` times those of the labels, such as `class_weight`.
     """
 
     likelihood: Likelihood
@@ -34,6 +35,11 @@ class Observations:
     predictions: Tensor
     losses: Tensor
     weights: Tensor | None
+    given_weights: Tensor | None
+
+    def without_label_weights(self) -> "Observations":
+        """These, with no class or label that counts more than another."""
+        return replace(self, weights=self.given_weights)
 
     @functools.cached_property
     def weight_sum(self) -> Tensor:
@@ -78,7 +84,8 @@ class Observations:
         """The sums `Σ w·nll` at an `s` a channel, element by element, in the likelihood's form."""
         shape: Shape = (self.channels,) if self.channels > 1 else ()
         if is_elementwise(self.likelihood):
-            shape = (*[1] * (len(self.predictions.shape) - 2), self.channels)
+            of = self.losses if self.likelihood.per_channel else self.predictions
+            shape = (*[1] * (len(of.shape) - 2), self.channels)
         log_variance = ops.reshape(log_variance, (log_variance.shape[0], *shape))
         function = self.likelihood.negative_log_likelihood
         tensors = (self.targets, self.predictions, log_variance)
@@ -144,8 +151,11 @@ def observe(
     losses, mask = _of_elements(likelihood, likelihood.loss, targets, predictions)
     with naming_task(next(iter(tensors))):
         axes = likelihood.reduced_axes(len(losses.shape), len(targets.shape))
-        weights = element_weights(losses, observed, weights, mask, axes)
-    return Observations(likelihood, channels, targets, predictions, losses, weights)
+        given_weights = element_weights(losses, observed, weights, mask, axes)
+        label_weights = likelihood.label_weights(targets, predictions)
+    factors = [each for each in (given_weights, label_weights) if each is not None]
+    weights = math.prod(factors) if factors else None
+    return Observations(likelihood, channels, targets, predictions, losses, weights, given_weights)
 
 
 def align(

@@ -124,6 +124,7 @@ class _GroupSums(keras.metrics.Metric):
         self._sums = self.add_variable((2, points + 2, *shape[1:]), "zeros", "float32")
 
     def update_state(self, batch: Observations) -> None:
+        batch = batch.without_label_weights()
         if self._grid is None:
             sums = ops.expand_dims(batch.scaled_loss_sum, 0)
         else:

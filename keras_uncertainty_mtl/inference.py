@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_uncertainty_mtl._structures import by_task, in_structure_of
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
@@ -76,8 +77,15 @@ def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:
     outputs = by_task(weighting.tasks, predictions, "predictions")
     dtype = "float64" if weighting.variable_dtype == "float64" else "float32"
     for task, log_variance in weighting.log_variances().items():
-        if weighting.tasks[task].is_tempered:
-            scale = float(np.exp(-log_variance))
-            rescale = keras.layers.Rescaling(scale, dtype=dtype, name=f"{task}_temperature")
-            outputs[task] = rescale(outputs[task])
+        likelihood, output = weighting.tasks[task], outputs[task]
+        if not likelihood.is_tempered:
+            continue
+        scale = np.exp(-log_variance).astype(dtype)
+        if likelihood.per_channel:
+            # A `Rescaling` by several numbers would depend on Keras's `image_data_format`.
+            classes = len(output.shape) - len(likelihood.loss_shape(output.shape))
+            outputs[task] = ops.cast(output, dtype) * scale.reshape(-1, *[1] * classes)
+        else:
+            rescale = keras.layers.Rescaling(float(scale), dtype=dtype, name=f"{task}_temperature")
+            outputs[task] = rescale(output)
     return in_structure_of(predictions, outputs)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._compiled_metrics import observed_metrics
@@ -243,14 +244,14 @@ class MultiTaskModel(keras.Model):
         >>> scales = predicted["depth_scale"]  # one for each of predicted["depth_location"]
         """
         network = inference_model(self)
-        sigmas = self.weighting.sigmas()
-        predictions = by_task(sigmas, network.output, "predictions")
+        log_variances = self.weighting.log_variances()
+        predictions = by_task(log_variances, network.output, "predictions")
         outputs: dict[str, Any] = {}
         for task, prediction in predictions.items():
             # Half precision may not hold a σ in the task's units.
             dtype = "float64" if prediction.dtype == "float64" else "float32"
             prediction = ops.cast(prediction, dtype)
-            sigma = sigmas[task].astype(dtype)
+            sigma = np.exp(0.5 * log_variances[task]).astype(dtype)
             parameters = self.weighting.tasks[task].predictive(prediction, sigma)
             outputs |= {f"{task}_{name}": tensor for name, tensor in parameters.items()}
         predictive = keras.Model(network.input, outputs, name=self.name)

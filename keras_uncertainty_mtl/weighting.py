@@ -296,9 +296,14 @@ class UncertaintyWeighting(keras.layers.Layer):
     def sigmas(self) -> dict[str, Any]:
         """Each task's σ, the standard deviation of its noise in its own units.
 
-        For an exact classification task σ² is the temperature of its logits.
+        For an exact classification task σ² is the temperature of its logits. A task whose
+        likelihood names its `channels` has a dict of them.
         """
-        return {task: np.exp(0.5 * value) for task, value in self.log_variances().items()}
+        sigmas: dict[str, Any] = {}
+        for task, log_variance in self.log_variances().items():
+            sigma, names = np.exp(0.5 * log_variance), self.tasks[task].channels
+            sigmas[task] = dict(zip(names, sigma, strict=True)) if names else sigma
+        return sigmas
 
     def task_weights(self) -> dict[str, Any]:
         """The factor of each task's raw loss, `loss_weights` included.
@@ -381,7 +386,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         log_variances = self._log_variances()
         for group in groups:
             logits = ops.stack([ops.cast(named[task], self._loss_dtype) for task in group.tasks])
-            s = ops.reshape(group.of(log_variances), (-1, *[1] * (len(logits.shape) - 1)))
+            s = group.over_elements(log_variances, logits)
             scaled = ops.unstack(group.likelihood.temper(logits, s))
             named |= dict(zip(group.tasks, scaled, strict=True))
         return in_structure_of(predictions, named)

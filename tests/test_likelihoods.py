@@ -1021,6 +1021,7 @@ def test_a_likelihood_survives_saving(name, restored):
                     "initial_sigma": sigma,
                     "missing": -1.0,
                     "heteroscedastic": True,
+                    "channels": ["a", "b"],
                 },
             )
             for make, sigma in ((Gaussian, [1.0, 2.0]), (Laplace, 3.0))
@@ -1033,11 +1034,22 @@ def test_a_likelihood_survives_saving(name, restored):
                 "approximate": True,
                 "initial_sigma": 3.0,
                 "missing": 9.0,
+                "per_channel": True,
+                "channels": ["a", "b"],
+                "class_weight": {0: 2.0},
             },
         ),
         (
             Bernoulli(),
-            {"from_logits": False, "approximate": True, "initial_sigma": 3.0, "missing": 9.0},
+            {
+                "from_logits": False,
+                "approximate": True,
+                "initial_sigma": 3.0,
+                "missing": 9.0,
+                "per_channel": True,
+                "channels": ["a", "b"],
+                "pos_weight": [1.0, 2.0],
+            },
         ),
     ],
 )

@@ -52,6 +52,7 @@ class Likelihood:
     scale: float = 1.0
     power: float = 1.0
     per_channel: bool = False
+    channels: list[str] | None = None
     heteroscedastic: bool = False
     is_tempered: bool = False
     from_logits: bool = False
@@ -136,6 +137,14 @@ class Likelihood:
         """
         return {"prediction": predictions}
 
+    def loss_shape(self, prediction_shape: Shape) -> Shape:
+        """The shape of the losses, whose last axis is that of the channels."""
+        return self.target_shape(prediction_shape)
+
+    def label_weights(self, targets: Tensor, predictions: Tensor) -> Tensor | None:
+        """The factor of each loss's weight in training, `None` for 1; calibration leaves it out."""
+        return None
+
     def target_shape(self, prediction_shape: Shape) -> Shape:
         """The shape of the targets that go with predictions of a shape; sizes may be `None`."""
         return prediction_shape
@@ -174,6 +183,18 @@ class Likelihood:
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The likelihood of a config."""
         return cls(**config)
+
+
+def validate_channels(channels: Any) -> list[str] | None:
+    """A list of different names, or `None`."""
+    if channels is None:
+        return None
+    names = [] if isinstance(channels, str) else list(channels)
+    if not names or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
+        raise ValueError(
+            f"`channels` must be a list of different names, or None. Received: {channels!r}"
+        )
+    return names
 
 
 def _validate_sigma(sigma: Any, per_channel: bool) -> float | list[float] | None:

@@ -7,7 +7,12 @@ from typing import Any
 from keras import ops
 
 from keras_uncertainty_mtl._shapes import Shape
-from keras_uncertainty_mtl.likelihoods.base import Likelihood, Tensor, register
+from keras_uncertainty_mtl.likelihoods.base import (
+    Likelihood,
+    Tensor,
+    register,
+    validate_channels,
+)
 
 
 class _Continuous(Likelihood):
@@ -19,8 +24,10 @@ class _Continuous(Likelihood):
         initial_sigma: float | Sequence[float] | None = None,
         missing: float | None = None,
         heteroscedastic: bool = False,
+        channels: Sequence[str] | None = None,
     ) -> None:
-        self.per_channel = per_channel
+        self.channels = validate_channels(channels)
+        self.per_channel = per_channel or self.channels is not None
         self.heteroscedastic = heteroscedastic
         if heteroscedastic:
             self._shape_advice = "heteroscedastic=True takes twice as many channels as the targets."
@@ -54,7 +61,7 @@ class _Continuous(Likelihood):
 
     def get_config(self) -> dict[str, Any]:
         own = {"per_channel": self.per_channel, "heteroscedastic": self.heteroscedastic}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), **own, "channels": self.channels}
 
 
 @register
@@ -73,6 +80,8 @@ class Gaussian(_Continuous):
         initial_sigma: The σ to start from, or a list of one a channel. `None`: the first batch's.
         missing: The target value that means "no label here", such as `float("nan")`.
         heteroscedastic: If True, the network's output has a log-variance for each element.
+        channels: A name for each entry of the last axis, which implies `per_channel=True`.
+            `sigmas()` then has a dict for this task.
 
     Raises:
         ValueError: If `initial_sigma` is not positive and finite.
@@ -107,7 +116,7 @@ class Laplace(_Continuous):
     times the mean absolute error.
 
     Args:
-        per_channel, initial_sigma, missing, heteroscedastic: As in `Gaussian`.
+        per_channel, initial_sigma, missing, heteroscedastic, channels: As in `Gaussian`.
 
     Example:
 

@@ -1,12 +1,19 @@
 """Likelihoods of class labels."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from keras import backend, ops
 
 from keras_uncertainty_mtl._reductions import nan_unless
 from keras_uncertainty_mtl._shapes import Shape
-from keras_uncertainty_mtl.likelihoods.base import Likelihood, Tensor, register
+from keras_uncertainty_mtl.likelihoods.base import (
+    Likelihood,
+    Tensor,
+    register,
+    validate_channels,
+)
 
 
 class _Discrete(Likelihood):
@@ -16,9 +23,13 @@ class _Discrete(Likelihood):
         self,
         from_logits: bool = True,
         approximate: bool = False,
-        initial_sigma: float | None = None,
+        initial_sigma: float | Sequence[float] | None = None,
         missing: float | None = None,
+        per_channel: bool = False,
+        channels: Sequence[str] | None = None,
     ) -> None:
+        self.channels = validate_channels(channels)
+        self.per_channel = per_channel or self.channels is not None
         super().__init__(initial_sigma=initial_sigma, missing=missing)
         if not from_logits and not approximate:
             raise ValueError(
@@ -31,7 +42,8 @@ class _Discrete(Likelihood):
 
     def get_config(self) -> dict[str, Any]:
         own = {"from_logits": self.from_logits, "approximate": self.approximate}
-        return {**own, **super().get_config()}
+        columns = {"per_channel": self.per_channel, "channels": self.channels}
+        return {**own, **super().get_config(), **columns}
 
 
 @register
@@ -48,9 +60,15 @@ class Categorical(_Discrete):
         approximate: If True, Eq. 10 takes the place of the exact likelihood.
         initial_sigma: The σ to start from. `None`: 1, or the first batch's optimum for Eq. 10.
         missing: The target value that means "no label here", such as `-1` or `255`.
+        per_channel: If True, predictions are `(batch, …, columns, classes)`, and each column has
+            a σ of its own.
+        channels: A name for each column, which implies `per_channel=True`. `sigmas()` then has a
+            dict for this task.
+        class_weight: Dict from class id to a factor of its sample weight, 1 for any other class.
+            Calibration and predictions are without.
 
     Raises:
-        ValueError: If an exact form gets probabilities, or `initial_sigma` is not positive.
+        ValueError: If an exact form gets probabilities, or an argument is not as expected.
 
     Example:
 
@@ -67,11 +85,15 @@ class Categorical(_Discrete):
         sparse: bool = True,
         from_logits: bool = True,
         approximate: bool = False,
-        initial_sigma: float | None = None,
+        initial_sigma: float | Sequence[float] | None = None,
         missing: float | None = None,
+        per_channel: bool = False,
+        channels: Sequence[str] | None = None,
+        class_weight: Mapping[int, float] | None = None,
     ) -> None:
-        super().__init__(from_logits, approximate, initial_sigma, missing)
+        super().__init__(from_logits, approximate, initial_sigma, missing, per_channel, channels)
         self.sparse = sparse
+        self.class_weight = _validate_class_weight(class_weight)
         if sparse and (self.missing is None or self.missing.is_integer()):
             self.target_dtype = "int32"
 
@@ -79,17 +101,39 @@ class Categorical(_Discrete):
         """The cross-entropy of each element, over the last axis; NaN for a class out of range."""
         if not self.sparse:
             return ops.categorical_crossentropy(targets, predictions, self.from_logits)
-        if backend.standardize_dtype(targets.dtype) in ("bool", "int8", "uint8"):
-            targets = ops.cast(targets, "int32")  # The number of classes may not fit these dtypes.
         # Backends differ in the loss of a class out of range: an error, NaN, or a silent 0.
-        in_range = ops.logical_and(targets >= 0, targets < predictions.shape[-1])
-        classes = ops.cast(ops.where(in_range, targets, 0), "int32")
+        classes, in_range = _class_ids(targets, predictions.shape[-1])
         losses = ops.sparse_categorical_crossentropy(classes, predictions, self.from_logits)
         return nan_unless(in_range, losses)
+
+    def label_weights(self, targets: Tensor, predictions: Tensor) -> Tensor | None:
+        """The weight of each element's class."""
+        if self.class_weight is None:
+            return None
+        size = predictions.shape[-1]
+        if max(self.class_weight) >= size:
+            raise ValueError(
+                f"`class_weight` must have class ids below {size}, the number of classes. "
+                f"Received: class_weight={self.class_weight}"
+            )
+        table = np.array([self.class_weight.get(each, 1.0) for each in range(size)])
+        classes, _ = _class_ids(targets if self.sparse else ops.argmax(targets, -1), size)
+        return ops.take(ops.cast(table, predictions.dtype), classes)
+
+    def temper(self, predictions: Tensor, log_variance: Tensor) -> Tensor:
+        """`exp(-s) · f` where `is_tempered`, with an `s` for each column if `per_channel`."""
+        if self.per_channel:
+            log_variance = ops.expand_dims(log_variance, -1)
+        return super().temper(predictions, log_variance)
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"probabilities"` of the classes, from predictions at their temperature if any."""
         return {"probabilities": ops.softmax(predictions) if self.from_logits else predictions}
+
+    def loss_shape(self, prediction_shape: Shape) -> Shape:
+        """The predictions' shape without its last axis."""
+        self.target_shape(prediction_shape)
+        return prediction_shape[:-1]
 
     def target_shape(self, prediction_shape: Shape) -> Shape:
         """The predictions' shape, for class ids without its last axis."""
@@ -102,7 +146,8 @@ class Categorical(_Discrete):
         return prediction_shape[:-1] if self.sparse else prediction_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {"sparse": self.sparse, **super().get_config()}
+        own = {"sparse": self.sparse, "class_weight": self.class_weight}
+        return {**own, **super().get_config()}
 
 
 @register
@@ -116,6 +161,10 @@ class Bernoulli(_Discrete):
     Args:
         from_logits, approximate, initial_sigma: As in `Categorical`.
         missing: The target value that means "no label here", such as `-1` or `float("nan")`.
+        per_channel: If True, each entry of the last axis, a column, has a σ of its own.
+        channels: A name for each column, as in `Categorical`.
+        pos_weight: A factor of the sample weight where `y = 1`, or a list of one a column.
+            Calibration and predictions are without.
 
     Example:
 
@@ -125,6 +174,40 @@ class Bernoulli(_Discrete):
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 8–10
     """
 
+    def __init__(
+        self,
+        from_logits: bool = True,
+        approximate: bool = False,
+        initial_sigma: float | Sequence[float] | None = None,
+        missing: float | None = None,
+        per_channel: bool = False,
+        channels: Sequence[str] | None = None,
+        pos_weight: float | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(from_logits, approximate, initial_sigma, missing, per_channel, channels)
+        weights = np.asarray(1.0 if pos_weight is None else pos_weight)
+        if weights.dtype.kind not in "iuf" or weights.ndim > 1 or not _are_weights(weights):
+            raise ValueError(
+                "`pos_weight` must be a finite number that is not negative, or a list of one for "
+                f"each column. Received: pos_weight={pos_weight!r}"
+            )
+        self.pos_weight = None if pos_weight is None else weights.astype("float64").tolist()
+
+    def label_weights(self, targets: Tensor, predictions: Tensor) -> Tensor | None:
+        """The weight of each element, `pos_weight` where `y = 1`."""
+        if self.pos_weight is None:
+            return None
+        weight = np.asarray(self.pos_weight)
+        if weight.ndim and len(weight) != targets.shape[-1]:
+            raise ValueError(
+                f"`pos_weight` must be a number, or one for each of {targets.shape[-1]} columns. "
+                f"Received: pos_weight={self.pos_weight}"
+            )
+        return 1.0 + ops.cast(weight - 1.0, targets.dtype) * targets
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "pos_weight": self.pos_weight}
+
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The binary cross-entropy of each element."""
         return ops.binary_crossentropy(targets, predictions, self.from_logits)
@@ -132,3 +215,31 @@ class Bernoulli(_Discrete):
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"probabilities"` of yes, from predictions at their temperature if any."""
         return {"probabilities": ops.sigmoid(predictions) if self.from_logits else predictions}
+
+
+def _class_ids(targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Class ids, 0 for those out of range, and whether they are in range."""
+    if backend.standardize_dtype(targets.dtype) in ("bool", "int8", "uint8"):
+        targets = ops.cast(targets, "int32")  # The number of classes may not fit these dtypes.
+    in_range = ops.logical_and(targets >= 0, targets < size)
+    return ops.cast(ops.where(in_range, targets, 0), "int32"), in_range
+
+
+def _are_weights(weights: Any) -> bool:
+    return bool(np.all(np.isfinite(weights) & (np.asarray(weights) >= 0)))
+
+
+def _validate_class_weight(class_weight: Any) -> dict[int, float] | None:
+    """The weight of each class id, which JSON may have turned into strings."""
+    if class_weight is None:
+        return None
+    try:
+        weights = {int(each): float(weight) for each, weight in class_weight.items()}
+    except (AttributeError, TypeError, ValueError):
+        weights = {}
+    if not weights or min(weights) < 0 or not _are_weights([*weights.values()]):
+        raise ValueError(
+            "`class_weight` must be a dict from class ids to finite numbers that are not negative, "
+            f"or None. Received: class_weight={class_weight!r}"
+        )
+    return weights
