@@ -1,5 +1,6 @@
 """The log-variances: how they follow the tasks' losses, and how they are saved."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,11 @@ class LogVariances(keras.layers.Layer):
         # Without a closed form, the running mean is that of exp(s), and never moves.
         self._power = self._each(lambda each: each.power if each.has_closed_form else 1.0)
         self._offset = self._each(lambda each: each.optimum(1.0) if each.has_closed_form else 0.0)
-        self._is_corrected = np.logical_or(trained, self._closed_form == 0)
+        trainable = self._each(lambda each: each.trainable) == 1
+        self._follows = np.logical_and(trainable, self._closed_form == 1)
+        self._is_corrected = np.logical_and(trainable, (self._closed_form == 0) | trained)
+        lowest = self._each(lambda each: 2 * math.log(each.min_sigma or 1e-300))
+        self._lowest = np.maximum(lowest, -BOUND).astype(self.variable_dtype)
         # The sum over the last batches must not overflow, from which it would not come back.
         self._largest_loss = float(np.finfo(dtype).max) / MOST
 
@@ -100,13 +105,13 @@ class LogVariances(keras.layers.Layer):
         theta = ops.convert_to_tensor(self.theta)
         theta = ops.where(is_corrected, theta, ops.zeros_like(theta))
         steps = GRADIENT_SCALE * theta
-        log_variances = ops.clip(optima + STEP_SCALE * theta, -BOUND, BOUND)
+        log_variances = ops.clip(optima + STEP_SCALE * theta, self._lowest, BOUND)
         return steps + ops.stop_gradient(log_variances - steps)
 
     def _follow(self, losses: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """The sum and the count of the running mean after a batch."""
         tells = ops.logical_and(losses > 0, losses < self._largest_loss)
-        tells = ops.logical_and(tells, self._closed_form == 1)
+        tells = ops.logical_and(tells, self._follows)
         limits = LARGEST_RATIO * ops.divide_no_nan(sums, counts)
         losses = ops.where(counts > 0, ops.minimum(losses, limits), losses)
         more = ops.where(counts < FEWEST, counts + 1.0, counts + SHARE)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,7 +97,7 @@ class Observations:
 
 
 def tensors_by_task(
-    tasks: Iterable[str],
+    tasks: Mapping[str, Likelihood],
     predictions: Any,
     targets: Any,
     sample_weight: Any = None,
@@ -107,7 +107,6 @@ def tensors_by_task(
 
     The mask is a structure, or `None` for the masks that the predictions carry.
     """
-    tasks = list(tasks)
     if not isinstance(sample_weight, (dict, list, tuple)):
         sample_weight = dict.fromkeys(tasks, sample_weight)
     named = by_task(tasks, predictions, "predictions")
@@ -115,11 +114,28 @@ def tensors_by_task(
         mask = masks_by_task(named)
     tensors = (
         named,
-        by_task(tasks, targets, "targets", outputs=predictions),
+        _targets_by_task(tasks, targets, named, predictions),
         by_task(tasks, sample_weight, "sample_weight", optional=True, outputs=predictions),
         by_task(tasks, mask, "mask", optional=True, outputs=predictions),
     )
     return {task: tuple(each[task] for each in tensors) for task in tasks}
+
+
+def labelled_tasks(tasks: Mapping[str, Likelihood], targets: Any) -> list[str]:
+    """The tasks that have an entry in the targets: those without a target of their own may not."""
+    given = targets if isinstance(targets, dict) else {}
+    return [task for task, each in tasks.items() if each.target is None or task in given]
+
+
+def _targets_by_task(
+    tasks: Mapping[str, Likelihood], targets: Any, predictions: dict[str, Tensor], outputs: Any
+) -> dict[str, Tensor]:
+    labelled = labelled_tasks(tasks, targets)
+    named = by_task(labelled, targets, "targets", outputs=outputs)
+    for task in tasks.keys() - named.keys():
+        estimate = tasks[task].location(predictions[task])
+        named[task] = ops.full_like(estimate, tasks[task].target)
+    return named
 
 
 def observe(

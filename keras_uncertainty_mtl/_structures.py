@@ -23,6 +23,8 @@ def by_task(
     Keras sorts by name, a list or tuple is refused unless this is the task order.
     """
     tasks = list(tasks)
+    if not tasks and not structure:
+        return {}
     expected = f"`{argument}` must have one entry for each of the tasks {tasks}"
     if isinstance(structure, (list, tuple)):
         if len(structure) != len(tasks):
@@ -55,7 +57,8 @@ def by_task(
     for task in tasks:
         if structure[task] is None and not optional:
             raise ValueError(f"Task '{task}': `{argument}` must have an entry. Received: None")
-        if isinstance(entry := structure[task], (dict, list, tuple)):
+        # Only metrics, which are optional, come in lists.
+        if isinstance(entry := structure[task], (dict, list, tuple)) and not optional:
             parts = list(entry) if isinstance(entry, dict) else len(entry)
             raise ValueError(
                 f"Task '{task}': `{argument}` must have one tensor. Received: a "

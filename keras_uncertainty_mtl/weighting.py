@@ -12,7 +12,12 @@ from keras_uncertainty_mtl._groups import group_tasks
 from keras_uncertainty_mtl._keras_internals import clear_losses, gives_probabilities
 from keras_uncertainty_mtl._log_variances import LogVariances
 from keras_uncertainty_mtl._metrics import TaskStatistics
-from keras_uncertainty_mtl._observations import Observations, observe, tensors_by_task
+from keras_uncertainty_mtl._observations import (
+    Observations,
+    labelled_tasks,
+    observe,
+    tensors_by_task,
+)
 from keras_uncertainty_mtl._reductions import (
     concatenate,
     concatenate_by_task,
@@ -60,7 +65,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     Call arguments:
         predictions: Dict of tensors keyed by task, or a sequence of them in task order.
-        targets: Structure of the tasks' targets. Without, no loss is added.
+        targets: Structure of the targets of all tasks that have labels. Without, no loss is added.
         sample_weight: Structure of weights for each sample or each element, or one tensor for all
             tasks. Optional.
         training: If true, the log-variances follow this batch. Keras sets it from the model's call.
@@ -168,8 +173,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._check_logits(predictions)
         named = by_task(self.tasks, predictions, "predictions")
         if targets is not None:
-            named_targets = by_task(self.tasks, targets, "targets", outputs=predictions)
-            for task, target in named_targets.items():
+            labelled = labelled_tasks(self.tasks, targets)
+            for task, target in by_task(labelled, targets, "targets", outputs=predictions).items():
                 with naming_task(task):
                     self.tasks[task].align(target, named[task])
         for task, prediction in named.items():
@@ -202,8 +207,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         Raises:
             ValueError: If the layer has not been called, or `training` is not known.
         """
-        training = self._known(training)
         batches = self.observe(predictions, targets, sample_weight, mask)
+        training = self._known(training)
         weights = [batch.weight_sum for batch in batches]
         totals = sum_over_replicas(concatenate(weights))
         mean_losses = global_mean(concatenate([batch.scaled_loss_sum for batch in batches]), totals)
@@ -228,6 +233,11 @@ class UncertaintyWeighting(keras.layers.Layer):
         self, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
     ) -> list[Observations]:
         """The `Observations` of a batch, one for each of `groups`; see `combined_loss`."""
+        if not self.built:
+            raise ValueError(
+                "The layer must be called on the predictions before their loss is asked for, and "
+                "answers with what the loss takes. Received: a layer that is not built."
+            )
         tensors = tensors_by_task(self.tasks, predictions, targets, sample_weight, mask)
         batches = []
         for group in self.groups:
@@ -251,6 +261,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         inputs = {}
         for task, prediction in by_task(self.tasks, predictions, "predictions").items():
             likelihood = self.tasks[task]
+            if likelihood.target is not None:
+                continue
             with naming_task(task):
                 shape = likelihood.target_shape(tuple(prediction.shape))
             is_real = likelihood.target_dtype == "float32"
@@ -344,11 +356,6 @@ class UncertaintyWeighting(keras.layers.Layer):
     def _known(self, training: bool | None) -> bool:
         """`training`, or that of the last call; an error if neither is known."""
         training = self.last_training if training is None else training
-        if not self.built:
-            raise ValueError(
-                "The layer must be called on the predictions before their loss is asked for, and "
-                "answers with what the loss takes. Received: a layer that is not built."
-            )
         if training is None:
             raise ValueError(
                 "`training` must be known where there are targets: only a training step may move "

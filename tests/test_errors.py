@@ -99,7 +99,7 @@ TASKLESS = {
     ),
     "several sigmas for classes": (lambda: Bernoulli(initial_sigma=[1.0, 2.0]), "one number"),
     "a missing value that is no number": (lambda: Gaussian(missing="nan"), "`missing`.*'nan'"),
-    "a Gibbs without a loss": (lambda: Gibbs(None), "Gibbs expects a Keras loss.*None"),
+    "a Gibbs without a loss": (lambda: Gibbs(3.0), r"Gibbs expects a Keras loss.*3\.0"),
     "sigmas that are yet to be": (
         lambda: UncertaintyWeighting({"depth": "mse"}).sigmas(),
         "no log-variances yet.*Call it",

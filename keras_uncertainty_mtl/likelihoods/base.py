@@ -30,9 +30,14 @@ class Likelihood:
         initial_sigma: The σ to start from, in the task's units: a positive number, or one for each
             channel. It counts as one batch of such errors. `None`: the first batch's optimum.
         missing: The target value that means "no label here", such as `float("nan")` or `-1`.
+        min_sigma: The σ that the task's σ never falls below, in the task's units, so that a task
+            which is learnt by heart leaves the others their share.
+        trainable: If False, σ stays at `initial_sigma`, or 1, until it is set or calibrated.
+        target: The target of every element, for a task without labels: 0 for a residual. Data then
+            have no entry for the task.
 
     Raises:
-        ValueError: If `initial_sigma` is not positive and finite, or `missing` is not a number.
+        ValueError: If a σ is not positive and finite, or `missing` or `target` is not a number.
 
     Example:
 
@@ -60,15 +65,25 @@ class Likelihood:
     _shape_advice: str = "Reshape the targets or the network's output so that they agree."
 
     def __init__(
-        self, initial_sigma: float | Sequence[float] | None = None, missing: float | None = None
+        self,
+        initial_sigma: float | Sequence[float] | None = None,
+        missing: float | None = None,
+        min_sigma: float | None = None,
+        trainable: bool = True,
+        target: float | None = None,
     ) -> None:
-        self.initial_sigma = _validate_sigma(initial_sigma, self.per_channel)
-        if missing is not None and not isinstance(missing, Real):
-            raise ValueError(
-                "`missing` must be the number that marks a missing target, such as -1 or "
-                f'float("nan"), or None. Received: missing={missing!r}'
-            )
+        self.initial_sigma = _validate_sigma("initial_sigma", initial_sigma, self.per_channel)
+        self.min_sigma = _validate_sigma("min_sigma", min_sigma, per_channel=False)
+        self.trainable = bool(trainable)
+        for name, value in {"missing": missing, "target": target}.items():
+            if value is not None and not isinstance(value, Real):
+                raise ValueError(
+                    f"`{name}` must be a number, such as -1 or 0.0, or None: `missing` marks a "
+                    "missing target, `target` is that of a task without labels. "
+                    f"Received: {name}={value!r}"
+                )
         self.missing = None if missing is None else float(missing)
+        self.target = None if target is None else float(target)
 
     @property
     def has_closed_form(self) -> bool:
@@ -177,7 +192,8 @@ class Likelihood:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for saving."""
-        return {"initial_sigma": self.initial_sigma, "missing": self.missing}
+        names = ("initial_sigma", "missing", "min_sigma", "trainable", "target")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -197,7 +213,7 @@ def validate_channels(channels: Any) -> list[str] | None:
     return names
 
 
-def _validate_sigma(sigma: Any, per_channel: bool) -> float | list[float] | None:
+def _validate_sigma(name: str, sigma: Any, per_channel: bool) -> Any:
     """A positive number, or a list of them, as plain floats that serialize."""
     if sigma is None:
         return None
@@ -207,8 +223,8 @@ def _validate_sigma(sigma: Any, per_channel: bool) -> float | list[float] | None
         values = np.array(np.nan)
     if values.ndim > int(per_channel) or not np.all((values > 0) & np.isfinite(values)):
         raise ValueError(
-            "`initial_sigma` must be positive and finite, in the task's units: one number, or with "
-            "`per_channel=True` one for each channel. Pass None to start from the first batch. "
-            f"Received: initial_sigma={sigma!r}"
+            f"`{name}` must be positive and finite, in the task's units: one number, or for "
+            "`initial_sigma` with `per_channel=True` one for each channel; or None. "
+            f"Received: {name}={sigma!r}"
         )
     return values.tolist()

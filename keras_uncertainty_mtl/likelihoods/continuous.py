@@ -21,17 +21,16 @@ class _Continuous(Likelihood):
     def __init__(
         self,
         per_channel: bool = False,
-        initial_sigma: float | Sequence[float] | None = None,
-        missing: float | None = None,
         heteroscedastic: bool = False,
         channels: Sequence[str] | None = None,
+        **kwargs: Any,
     ) -> None:
         self.channels = validate_channels(channels)
         self.per_channel = per_channel or self.channels is not None
         self.heteroscedastic = heteroscedastic
         if heteroscedastic:
             self._shape_advice = "heteroscedastic=True takes twice as many channels as the targets."
-        super().__init__(initial_sigma=initial_sigma, missing=missing)
+        super().__init__(**kwargs)
 
     def location(self, predictions: Tensor) -> Tensor:
         """The estimate of the targets: the network's output, or the first half of its channels."""
@@ -77,11 +76,11 @@ class Gaussian(_Continuous):
 
     Args:
         per_channel: If True, each entry of the last axis has a σ of its own.
-        initial_sigma: The σ to start from, or a list of one a channel. `None`: the first batch's.
-        missing: The target value that means "no label here", such as `float("nan")`.
         heteroscedastic: If True, the network's output has a log-variance for each element.
         channels: A name for each entry of the last axis, which implies `per_channel=True`.
             `sigmas()` then has a dict for this task.
+        **kwargs: Arguments of `Likelihood`: `missing` such as `float("nan")`, `target`, and those
+            on σ.
 
     Raises:
         ValueError: If `initial_sigma` is not positive and finite.
@@ -116,7 +115,7 @@ class Laplace(_Continuous):
     times the mean absolute error.
 
     Args:
-        per_channel, initial_sigma, missing, heteroscedastic, channels: As in `Gaussian`.
+        per_channel, heteroscedastic, channels, **kwargs: As in `Gaussian`.
 
     Example:
 

@@ -23,14 +23,13 @@ class _Discrete(Likelihood):
         self,
         from_logits: bool = True,
         approximate: bool = False,
-        initial_sigma: float | Sequence[float] | None = None,
-        missing: float | None = None,
         per_channel: bool = False,
         channels: Sequence[str] | None = None,
+        **kwargs: Any,
     ) -> None:
         self.channels = validate_channels(channels)
         self.per_channel = per_channel or self.channels is not None
-        super().__init__(initial_sigma=initial_sigma, missing=missing)
+        super().__init__(**kwargs)
         if not from_logits and not approximate:
             raise ValueError(
                 f"The exact {type(self).__name__} expects logits. Received: from_logits=False. "
@@ -58,14 +57,14 @@ class Categorical(_Discrete):
         sparse: If True, targets are class ids `(batch, …)`, else one-hot `(batch, …, classes)`.
         from_logits: If True, the predictions are logits, else probabilities.
         approximate: If True, Eq. 10 takes the place of the exact likelihood.
-        initial_sigma: The σ to start from. `None`: 1, or the first batch's optimum for Eq. 10.
-        missing: The target value that means "no label here", such as `-1` or `255`.
         per_channel: If True, predictions are `(batch, …, columns, classes)`, and each column has
             a σ of its own.
         channels: A name for each column, which implies `per_channel=True`. `sigmas()` then has a
             dict for this task.
         class_weight: Dict from class id to a factor of its sample weight, 1 for any other class.
             Calibration and predictions are without.
+        **kwargs: Arguments of `Likelihood`: `missing` such as `-1` or `255`, and those on σ. An
+            exact form starts from σ = 1.
 
     Raises:
         ValueError: If an exact form gets probabilities, or an argument is not as expected.
@@ -85,13 +84,10 @@ class Categorical(_Discrete):
         sparse: bool = True,
         from_logits: bool = True,
         approximate: bool = False,
-        initial_sigma: float | Sequence[float] | None = None,
-        missing: float | None = None,
-        per_channel: bool = False,
-        channels: Sequence[str] | None = None,
         class_weight: Mapping[int, float] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(from_logits, approximate, initial_sigma, missing, per_channel, channels)
+        super().__init__(from_logits, approximate, **kwargs)
         self.sparse = sparse
         self.class_weight = _validate_class_weight(class_weight)
         if sparse and (self.missing is None or self.missing.is_integer()):
@@ -159,12 +155,12 @@ class Bernoulli(_Discrete):
     `exp(-s) · cross_entropy(y, f) + ½ · s`.
 
     Args:
-        from_logits, approximate, initial_sigma: As in `Categorical`.
-        missing: The target value that means "no label here", such as `-1` or `float("nan")`.
+        from_logits, approximate: As in `Categorical`.
         per_channel: If True, each entry of the last axis, a column, has a σ of its own.
         channels: A name for each column, as in `Categorical`.
         pos_weight: A factor of the sample weight where `y = 1`, or a list of one a column.
             Calibration and predictions are without.
+        **kwargs: Arguments of `Likelihood`, as in `Categorical`.
 
     Example:
 
@@ -178,13 +174,10 @@ class Bernoulli(_Discrete):
         self,
         from_logits: bool = True,
         approximate: bool = False,
-        initial_sigma: float | Sequence[float] | None = None,
-        missing: float | None = None,
-        per_channel: bool = False,
-        channels: Sequence[str] | None = None,
         pos_weight: float | Sequence[float] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(from_logits, approximate, initial_sigma, missing, per_channel, channels)
+        super().__init__(from_logits, approximate, **kwargs)
         weights = np.asarray(1.0 if pos_weight is None else pos_weight)
         if weights.dtype.kind not in "iuf" or weights.ndim > 1 or not _are_weights(weights):
             raise ValueError(

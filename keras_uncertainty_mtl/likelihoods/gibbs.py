@@ -50,8 +50,8 @@ class Gibbs(Likelihood):
 
     Args:
         loss: A `keras.losses.Loss`, its name or config, or a function of `(y_true, y_pred)`.
-        initial_sigma: The σ to start from. `None`: the first batch's `σ² = 2 · mean loss`.
-        missing: The target value that means "no label here".
+            `None`: the prediction is the loss itself, and the task has no labels.
+        **kwargs: Arguments of `Likelihood`: `missing`, and those on σ.
 
     Raises:
         ValueError: If `loss` is no Keras loss, or `initial_sigma` is not positive and finite.
@@ -64,21 +64,19 @@ class Gibbs(Likelihood):
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 10
     """
 
-    def __init__(
-        self, loss: Any, initial_sigma: float | None = None, missing: float | None = None
-    ) -> None:
-        super().__init__(initial_sigma=initial_sigma, missing=missing)
-        self.keras_loss = get_keras_loss(loss)
-        if self.keras_loss is None:
+    def __init__(self, loss: Any = None, **kwargs: Any) -> None:
+        super().__init__(**({"target": 0.0} if loss is None else {}) | kwargs)
+        self.keras_loss = None if loss is None else get_keras_loss(loss)
+        if self.keras_loss is None and loss is not None:
             raise ValueError(
                 "Gibbs expects a Keras loss, its name or config, or a function of "
                 f"(y_true, y_pred). Received: loss={loss!r}"
             )
         self.from_logits = bool(loss_arguments(self.keras_loss).get("from_logits"))
-        if self._is(CIRCLE) and missing is not None:
+        if self._is(CIRCLE) and self.missing is not None:
             raise ValueError(
                 "The Circle loss compares each sample with all others of its batch, so no label "
-                f"may be missing. Received: missing={missing!r}. Leave such samples out."
+                f"may be missing. Received: missing={self.missing}. Leave such samples out."
             )
         if self._is(CLASS_IDS + CIRCLE + CTC):
             self.target_dtype = "int32"
@@ -87,6 +85,8 @@ class Gibbs(Likelihood):
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The values of the Keras loss before its reduction, and the constant of the three."""
         loss: Any = self.keras_loss
+        if loss is None:
+            return predictions
         call = loss.call if isinstance(loss, losses.Loss) else loss
         if self._is(ELEMENTWISE):
             # The mean over an axis of size 1 is the loss of the element.
