@@ -69,18 +69,24 @@ def copy_direction(metric: Any, to: Any) -> None:
         to._direction = metric._direction
 
 
-def clear_losses(layer: Any) -> None:
-    """Forgets what a layer has added by `add_loss` so far.
+def take_losses(layer: Any) -> list[Any]:
+    """Takes away all losses that were added, in any layer, in the model's call around a layer's.
 
-    Calls `_clear_losses`. All replicas of a `tf.distribute` strategy share one list of losses, and
-    Keras has no public way to empty it between them. Without the private name, an error says so.
+    Reads `_get_call_context` and calls `_clear_losses`. The replicas of a `tf.distribute` strategy
+    share each layer's list of losses, and Keras has no public way to empty it, or to find the model
+    that is called. Without the private names, an error says so.
     """
-    if not hasattr(layer, "_clear_losses"):
+    if not (hasattr(layer, "_get_call_context") and hasattr(layer, "_clear_losses")):
         raise ValueError(
             "The layer cannot add its loss with this Keras. Received: a tf.distribute strategy of "
             "several replicas. Train a MultiTaskModel instead."
         )
-    layer._clear_losses()
+    model = layer._get_call_context().entry_layer
+    losses = model.losses
+    # The last ones are of regularized weights, and are no state.
+    regularized = sum(weight.regularizer is not None for weight in model.trainable_weights)
+    model._clear_losses()
+    return losses[: len(losses) - regularized]
 
 
 def name_outputs(model: Any, names: list[str]) -> None:

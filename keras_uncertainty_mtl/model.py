@@ -1,5 +1,6 @@
 """The functional model whose tasks are weighted by their uncertainty."""
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -269,4 +270,4 @@ class MultiTaskModel(keras.Model):
                 'Keras exports no SavedModel from PyTorch. Received: format="tf_saved_model". Load '
                 'the saved model with KERAS_BACKEND=tensorflow, or export with format="torch".'
             )
-        inference_model(self).export(filepath, format=format, **kwargs)
+        inference_model(self).export(os.fspath(filepath), format=format, **kwargs)

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._groups import group_tasks
-from keras_uncertainty_mtl._keras_internals import clear_losses, gives_probabilities
+from keras_uncertainty_mtl._keras_internals import gives_probabilities, take_losses
 from keras_uncertainty_mtl._log_variances import LogVariances
 from keras_uncertainty_mtl._metrics import TaskStatistics
 from keras_uncertainty_mtl._observations import (
@@ -160,12 +160,15 @@ class UncertaintyWeighting(keras.layers.Layer):
             # An eager call that says nothing is an evaluation.
             if training is None and not is_traced(predictions):
                 training = False
+            # Replicas wait for each other in the loss, and share each layer's list of losses.
+            is_shared = num_replicas() > 1
+            added = take_losses(self) if is_shared else []
             loss = self.combined_loss(
                 predictions, targets, sample_weight, predictions_mask, training, report
             )
-            if num_replicas() > 1:  # They wait for each other, and share one list of losses.
-                clear_losses(self)
-            self.add_loss(loss)
+            if is_shared:
+                take_losses(self)
+            self.add_loss([*added, loss])
         return predictions
 
     def compute_output_spec(self, predictions: Any, targets: Any = None, *_: Any, **__: Any) -> Any:

@@ -1,1 +1,157 @@
 """Exported models answer in their own runtimes as they do in Keras."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_uncertainty_mtl import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Gibbs,
+    Laplace,
+    MultiTaskModel,
+    UncertaintyWeighting,
+    inference_model,
+)
+
+SIZES = {"channels": 2, "flags": 2, "huber": 2, "kind": 3, "mean": 1, "noisy": 4}
+X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+
+# The formats that Keras exports such models to, and the packages that export and run each of them.
+PACKAGES = {
+    "tensorflow": {
+        "tf_saved_model": ["tensorflow"],
+        "onnx": ["tf2onnx", "onnxruntime"],
+        "litert": ["ai_edge_litert"],
+        "openvino": ["openvino"],
+    },
+    "jax": {"tf_saved_model": ["tensorflow"], "onnx": ["jax2onnx", "onnxruntime"]},
+    "torch": {"onnx": ["onnx", "onnxruntime"]},
+}[keras.backend.backend()]
+
+
+def export_and_run(model, format, directory, batches):
+    """The outputs of the exported model for each batch: lists in the order of their names."""
+    for package in PACKAGES[format]:
+        pytest.importorskip(package, reason=f"The format {format} needs {package}.")
+    path = str(directory / ("model" + {"litert": ".tflite", "openvino": ".xml"}.get(format, "")))
+    model.export(path, format=format, verbose=False)
+    return [globals()[format](path, batch) for batch in batches]
+
+
+def tf_saved_model(path, batch):
+    import tensorflow as tf
+
+    model = tf.saved_model.load(path)
+    served = model.serve(batch)
+    return [served[name].numpy() for name in sorted(served)]
+
+
+def onnx(path, batch):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    names = [each.name for each in session.get_inputs()]
+    values = list(batch.values()) if isinstance(batch, dict) else [batch]
+    served = session.run(None, dict(zip(names, values, strict=True)))
+    if keras.backend.backend() != "tensorflow":
+        return served  # The outputs have no names, and Keras's order.
+    names = [each.name for each in session.get_outputs()]
+    return [value for _, value in sorted(zip(names, served, strict=True))]
+
+
+def litert(path, batch):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path)
+    batch = batch if isinstance(batch, dict) else {"x": batch}
+    served = interpreter.get_signature_runner()(**batch)
+    return [served[name] for name in sorted(served)]
+
+
+def openvino(path, batch):
+    from openvino import Core
+
+    # Some processors would compute in half precision.
+    model = Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    served = {min(names.names, key=len): value for names, value in model(batch).to_dict().items()}
+    return [served[name] for name in sorted(served)]
+
+
+def outputs(x):
+    hidden = keras.layers.Dense(8, activation="relu")(x)
+    return {task: keras.layers.Dense(size)(hidden) for task, size in SIZES.items()}
+
+
+@pytest.fixture(scope="module")
+def models():
+    keras.utils.set_random_seed(0)
+    tasks = {
+        "channels": Laplace(per_channel=True),
+        "flags": Bernoulli(),
+        "huber": Gibbs("huber"),
+        "kind": Categorical(),
+        "mean": Gaussian(),
+        "noisy": Gaussian(heteroscedastic=True),
+    }
+    x = keras.Input((4,), name="x")
+    model = MultiTaskModel(x, outputs(x), tasks)
+    untrained = inference_model(model)
+    rng = np.random.default_rng(1)
+    y = {task: rng.normal(size=(64, size)) for task, size in (SIZES | {"noisy": 2}).items()}
+    y["kind"] = np.argmax(X[:, :3] + rng.gumbel(size=(64, 3)), axis=-1)
+    y["flags"] = (X[:, :2] + rng.logistic(size=(64, 2)) > 0).astype("float32")
+    model.compile(keras.optimizers.Adam(0.02))
+    model.fit(X, y, epochs=40, batch_size=16, verbose=0)
+    trained = inference_model(model)
+    model.calibrate(X[::2], {task: target[::2] for task, target in y.items()}, verbose=0)
+    assert model.weighting.sigmas()["kind"] != pytest.approx(1, abs=0.01)
+    return {
+        "untrained": untrained,
+        "trained": trained,
+        "calibrated": model,
+        "predictive": model.predictive_model(),
+    }
+
+
+@pytest.mark.parametrize("format", PACKAGES)
+@pytest.mark.parametrize("name", ["untrained", "trained", "calibrated", "predictive"])
+def test_an_exported_model_answers_as_it_does_in_keras(models, name, format, tmp_path):
+    model = models[name]
+    expected = model.predict(X, verbose=0)
+    sizes = (1, 5)
+    served = export_and_run(model, format, tmp_path, [X[:size] for size in sizes])
+    for size, values in zip(sizes, served, strict=True):
+        for output, value in zip(sorted(expected), values, strict=True):
+            np.testing.assert_allclose(
+                value, expected[output][:size], rtol=1e-5, atol=1e-5, err_msg=output
+            )
+
+
+@pytest.mark.parametrize("format", PACKAGES)
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_network_of_several_inputs_is_exported_before_any_training(bare, format, tmp_path):
+    inputs = {name: keras.Input((2,), name=name) for name in ("left", "right")}
+    joined = keras.layers.Concatenate()([*inputs.values()])
+    predictions = outputs(joined)
+    predictions = {task: predictions[task] for task in ("kind", "mean")}
+    weighting = UncertaintyWeighting({"kind": Categorical(initial_sigma=0.5), "mean": Gaussian()})
+    if bare:
+        targets = weighting.target_inputs(predictions)
+        more = {each.name: each for each in targets.values()}
+        model = inference_model(keras.Model({**inputs, **more}, weighting(predictions, targets)))
+    else:
+        model = MultiTaskModel(inputs, predictions, weighting)
+    batch = {"left": X[:3, :2], "right": X[:3, 2:]}
+    (served,) = export_and_run(model, format, tmp_path, [batch])
+    expected = model.predict(batch, verbose=0)
+    for task, value in zip(("kind", "mean"), served, strict=True):
+        np.testing.assert_allclose(value, expected[task], rtol=1e-5, atol=1e-5)
+
+
+def test_a_path_may_be_a_path_object(models, tmp_path):
+    if "openvino" in PACKAGES:
+        pytest.importorskip("openvino", reason="The format openvino needs openvino.")
+        models["calibrated"].export(tmp_path / "model.xml", format="openvino", verbose=False)
+        assert (tmp_path / "model.xml").exists()

@@ -6,9 +6,9 @@ import pytest
 
 from keras_uncertainty_mtl import Gaussian, Laplace, MultiTaskModel
 from keras_uncertainty_mtl._keras_internals import (
-    clear_losses,
     exclude_from_weight_decay,
     loss_arguments,
+    take_losses,
 )
 
 
@@ -64,17 +64,31 @@ def test_without_the_private_names_the_public_exclusion_is_called():
     assert optimizer.excluded == [variable]
 
 
-def test_cleared_losses_are_gone():
-    layer = keras.layers.Layer()
-    layer.add_loss(keras.ops.ones(()))
-    assert len(layer.losses) == 1
-    clear_losses(layer)
-    assert layer.losses == []
+def test_added_losses_are_taken_from_all_layers_of_the_call():
+    class Taker(keras.layers.Layer):
+        def call(self, x):
+            self.taken = [float(loss) for loss in take_losses(self)]
+            self.left = len(model.losses)
+            return x
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+    x = keras.Input((2,))
+    regularized = keras.layers.Dense(
+        2, kernel_initializer="ones", kernel_regularizer="l1", activity_regularizer="l1"
+    )
+    taker = Taker()
+    model = keras.Model(x, taker(regularized(x)))
+    model(np.ones((1, 2), "float32"))
+    # Of activity, 0.01 · |2| · 2 outputs. What is left is that of the kernel, and is no state.
+    assert taker.taken == pytest.approx([0.04])
+    assert taker.left == 1
 
 
 def test_without_the_private_name_losses_are_refused():
     with pytest.raises(ValueError, match=r"several replicas.*MultiTaskModel"):
-        clear_losses(object())
+        take_losses(object())
 
 
 def test_metrics_of_outputs_in_a_list_are_named_by_task():

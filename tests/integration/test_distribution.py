@@ -51,6 +51,15 @@ def test_mirrored_replicas_train_as_one_device_does(replicas, kinds):
         assert_same(runs["one"], runs["several"])
 
 
+@pytest.mark.backends("tensorflow", reason="tf.distribute needs TensorFlow")
+def test_losses_of_the_networks_own_layers_are_those_of_one_device():
+    trained = finish(start("train_penalized.py", KERAS_BACKEND="tensorflow"))
+    assert list(trained) == ["stock", "model", "layer"]
+    for runs in trained.values():
+        for name, value in runs["one"].items():
+            np.testing.assert_allclose(runs["several"][name], value, rtol=1e-6, atol=1e-6)
+
+
 def free_addresses(number):
     """Free addresses of this machine."""
     with contextlib.ExitStack() as stack:
