@@ -80,12 +80,13 @@ def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:
         likelihood, output = weighting.tasks[task], outputs[task]
         if not likelihood.is_tempered:
             continue
-        scale = np.exp(-log_variance).astype(dtype)
+        # An array, because Keras makes a plain number single precision first.
+        scale = np.array(np.exp(-np.asarray(log_variance, "float64")))
         if likelihood.per_channel:
             # A `Rescaling` by several numbers would depend on Keras's `image_data_format`.
             classes = len(output.shape) - len(likelihood.loss_shape(output.shape))
-            outputs[task] = ops.cast(output, dtype) * scale.reshape(-1, *[1] * classes)
+            outputs[task] = ops.cast(output, dtype) * scale.astype(dtype).reshape(-1, *[1] * classes)
         else:
-            rescale = keras.layers.Rescaling(float(scale), dtype=dtype, name=f"{task}_temperature")
+            rescale = keras.layers.Rescaling(scale, dtype=dtype, name=f"{task}_temperature")
             outputs[task] = rescale(output)
     return in_structure_of(predictions, outputs)

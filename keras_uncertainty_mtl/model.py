@@ -69,7 +69,9 @@ class MultiTaskModel(keras.Model):
             )
         if weighting is not None:
             if not isinstance(weighting, UncertaintyWeighting):
-                weighting = UncertaintyWeighting(weighting)
+                dtypes = {output.dtype for output in keras.tree.flatten(outputs)}
+                dtype = "float64" if "float64" in dtypes else None
+                weighting = UncertaintyWeighting(weighting, dtype=dtype)
             outputs = weighting(outputs)
         super().__init__(inputs, outputs, *args, **kwargs)
         held = [layer for layer in self.layers if isinstance(layer, UncertaintyWeighting)]

@@ -61,7 +61,8 @@ class UncertaintyWeighting(keras.layers.Layer):
             loss, plus a correction that the model's optimizer trains. `"closed_form"`: without the
             correction. The temperature of an exact classification likelihood has no closed form,
             and is trained either way.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        **kwargs: Arguments of `keras.layers.Layer`. Losses of double precision need
+            `dtype="float64"`.
 
     Call arguments:
         predictions: Dict of tensors keyed by task, or a sequence of them in task order.

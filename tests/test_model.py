@@ -500,6 +500,105 @@ class TestSaving:
         assert "classes_accuracy" in fit(loaded, x, list(y.values()))
 
 
+class TestDoublePrecision:
+    """Targets near 1e9 keep an error of ½, of which single precision knows nothing."""
+
+    @pytest.fixture(params=["floatx", "policy", "layer"])
+    def dtype(self, request):
+        """The dtype of layers, from whatever a user sets."""
+        if keras.backend.backend() == "jax":
+            pytest.skip("JAX has double precision only if told so before it starts.")
+        if request.param == "floatx":
+            keras.config.set_floatx("float64")
+        if request.param != "layer":
+            keras.config.set_dtype_policy("float64")
+        yield "float64" if request.param == "layer" else None
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+
+    def network(self, dtype):
+        x = keras.Input((1,), dtype="float64", name="x")
+        bias = keras.initializers.Constant(1e9)
+        dense = keras.layers.Dense(1, kernel_initializer="ones", bias_initializer=bias, dtype=dtype)
+        return x, dense(x)
+
+    def data(self):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(512, 1))
+        y = 1e9 + x + 0.475 * rng.normal(size=(512, 1))
+        # Keras casts arrays to `floatx`, and leaves data sets alone.
+        return x, y, np.sqrt(np.mean((y - 1e9 - x) ** 2))
+
+    @pytest.mark.parametrize("likelihood", [Gaussian(), Gaussian(per_channel=True)])
+    def test_a_model_sees_the_true_errors(self, dtype, likelihood):
+        x, y, rmse = self.data()
+        model = MultiTaskModel(*self.network(dtype), {"a": likelihood})
+        assert model.weighting.log_variances()["a"].dtype == "float64"
+        model.compile(keras.optimizers.SGD(0.0))
+        dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(512)
+        model.fit(dataset, verbose=0)
+        np.testing.assert_allclose(model.weighting.sigmas()["a"], rmse, rtol=1e-6)
+        model.weighting.set_log_variances({"a": 0 * model.weighting.log_variances()["a"]})
+        np.testing.assert_allclose(model.calibrate(dataset, verbose=0)["a"], rmse, rtol=1e-6)
+        predicted = model.predictive_model()(x)
+        mean, deviation = (
+            keras.ops.convert_to_numpy(predicted[f"a_{name}"])
+            for name in ("mean", "standard_deviation")
+        )
+        assert np.sqrt(np.mean((mean - y) ** 2)) == pytest.approx(rmse, rel=1e-6)
+        np.testing.assert_allclose(deviation, rmse, rtol=1e-6)
+
+    def test_target_inputs_hand_on_the_true_targets(self, dtype):
+        x, y, rmse = self.data()
+        weighting = UncertaintyWeighting({"a": Gaussian()}, dtype=dtype)
+        inputs, output = self.network(dtype)
+        (target,) = weighting.target_inputs(output).values()
+        model = keras.Model({"x": inputs, "a_target": target}, weighting(output, target))
+        model.compile(keras.optimizers.SGD(0.0))
+        arrays = {"x": x, "a_target": y}
+        model.fit(tf.data.Dataset.from_tensor_slices(arrays).batch(512), verbose=0)
+        assert weighting.sigmas()["a"] == pytest.approx(rmse, rel=1e-6)
+
+    def test_temperatures_are_of_double_precision(self, dtype):
+        x = keras.Input((2,), dtype="float64")
+        logits = keras.layers.Dense(3, dtype=dtype)(x)
+        model = MultiTaskModel(x, logits, {"k": Categorical(initial_sigma=0.7)})
+        batch = np.random.default_rng(0).normal(size=(9, 2))
+        answer, inferred, probabilities = (
+            keras.ops.convert_to_numpy(keras.tree.flatten(each(batch))[0])
+            for each in (model, inference_model(model), model.predictive_model())
+        )
+        np.testing.assert_allclose(inferred, answer, rtol=1e-14)
+        np.testing.assert_allclose(probabilities, special.softmax(answer, axis=-1), rtol=1e-14)
+
+
+class TestInsideOfAnotherModel:
+    @pytest.mark.parametrize("subclassed", [False, True])
+    def test_it_reports_nothing(self, subclassed):
+        x, y = data()
+        inner = multi_task_model()
+        fit(inner, x, y)
+
+        class Around(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.inner = inner
+
+            def call(self, inputs):
+                return self.inner(inputs)
+
+        inputs = keras.Input((4,))
+        outer = Around() if subclassed else keras.Model(inputs, inner(inputs))
+        losses = dict.fromkeys(inner.weighting.tasks, lambda y, f: keras.ops.mean(f**2))
+        outer.compile(keras.optimizers.SGD(0.0), loss=losses)
+        reported = outer.fit(x, y, verbose=0).history
+        assert set(reported) == {"loss", *(f"{task}_loss" for task in losses)}
+        for task, prediction in inner.predict(x, verbose=0).items():
+            loss = outer.evaluate(x, y, batch_size=100, verbose=0, return_dict=True)[f"{task}_loss"]
+            assert loss == pytest.approx(np.mean(prediction**2), rel=1e-4)
+        assert inner.evaluate(x, y, verbose=0, return_dict=True)["metres_sigma"] > 0
+
+
 @pytest.mark.backends("tensorflow", reason="TensorFlow loads what is exported")
 class TestExport:
     @pytest.mark.parametrize("make", [multi_task_model, layer_model])
