@@ -85,7 +85,9 @@ def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:
         if likelihood.per_channel:
             # A `Rescaling` by several numbers would depend on Keras's `image_data_format`.
             classes = len(output.shape) - len(likelihood.loss_shape(output.shape))
-            outputs[task] = ops.cast(output, dtype) * scale.astype(dtype).reshape(-1, *[1] * classes)
+            outputs[task] = ops.cast(output, dtype) * scale.astype(dtype).reshape(
+                -1, *[1] * classes
+            )
         else:
             rescale = keras.layers.Rescaling(scale, dtype=dtype, name=f"{task}_temperature")
             outputs[task] = rescale(output)

@@ -122,10 +122,9 @@ def test_accuracy_is_that_of_the_labelled(argument, options):
     assert np.isfinite(result["sparse_categorical_crossentropy"])
 
 
-def test_accuracy_of_one_hot_targets_needs_every_entry():
+def test_accuracy_of_one_hot_targets_is_over_labelled_rows():
     logits, labels, known = classes()
     targets = np.where(known[:, None], np.eye(4)[labels], NAN)
-    targets[known, 0] = np.where(np.arange(known.sum()) < 2, NAN, targets[known, 0])
     counted = ~np.isnan(targets).any(-1)
     tasks = {"a": Categorical(sparse=False, missing=NAN)}
     auc = keras.metrics.AUC(num_thresholds=2000, from_logits=True, name="auc")
