@@ -1,7 +1,5 @@
 """Reductions: from elements to sums, and from sums to means over all replicas of a strategy."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -68,33 +66,3 @@ def num_replicas() -> int:
     import tensorflow as tf
 
     return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def is_traced(tensors: Any) -> bool:
-    """True inside of a compiled step, and where PyTorch records gradients."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return not tf.executing_eagerly()
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return any(isinstance(each, jax.core.Tracer) for each in keras.tree.flatten(tensors))
-    return any(getattr(each, "requires_grad", False) for each in keras.tree.flatten(tensors))
-
-
-def check_strategy(strategy: Any) -> None:
-    """Refuses a `tf.distribute` strategy that Keras 3 trains no model with (keras issue 20585)."""
-    import tensorflow as tf
-
-    # A single worker is no cluster, and trains.
-    is_cluster = (
-        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        and strategy.num_replicas_in_sync > 1
-    )
-    if is_cluster or isinstance(strategy, tf.distribute.ParameterServerStrategy):
-        raise ValueError(
-            f"Keras 3 must be able to train with the strategy. Received: {type(strategy).__name__}."
-            " For several GPUs of one machine use tf.distribute.MirroredStrategy, for several "
-            "machines keras.distribution.DataParallel on the JAX backend."
-        )

@@ -55,17 +55,22 @@ def by_task(
             f"unknown {unknown}. Give the dict the names of the tasks as its keys."
         )
     for task in tasks:
-        if structure[task] is None and not optional:
-            raise ValueError(f"Task '{task}': `{argument}` must have an entry. Received: None")
-        # Only metrics, which are optional, come in lists.
-        if isinstance(entry := structure[task], (dict, list, tuple)) and not optional:
-            parts = list(entry) if isinstance(entry, dict) else len(entry)
-            raise ValueError(
-                f"Task '{task}': `{argument}` must have one tensor. Received: a "
-                f"{type(entry).__name__} of {parts}. Make each of its parts a task, "
-                "in a dict that is not nested."
-            )
+        _check_entry(task, structure[task], argument, optional)
     return {task: structure[task] for task in tasks}
+
+
+def _check_entry(task: str, entry: Any, argument: str, optional: bool) -> None:
+    """Refuses an entry that is no tensor."""
+    if entry is None and not optional:
+        raise ValueError(f"Task '{task}': `{argument}` must have an entry. Received: None")
+    # Only metrics, which are optional, come in lists.
+    if isinstance(entry, (dict, list, tuple)) and not optional:
+        parts = list(entry) if isinstance(entry, dict) else len(entry)
+        raise ValueError(
+            f"Task '{task}': `{argument}` must have one tensor. Received: a "
+            f"{type(entry).__name__} of {parts}. Make each of its parts a task, in a dict that is "
+            "not nested."
+        )
 
 
 def in_structure_of(structure: Any, entries: dict[str, Any]) -> Any:

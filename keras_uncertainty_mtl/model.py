@@ -8,11 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_uncertainty_mtl._checks import check_strategy
 from keras_uncertainty_mtl._compiled_metrics import observed_metrics
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
 from keras_uncertainty_mtl._observations import masks_by_task, tensors_by_task
 from keras_uncertainty_mtl._observed_metrics import observed_elements
-from keras_uncertainty_mtl._reductions import check_strategy, num_replicas
+from keras_uncertainty_mtl._reductions import num_replicas
 from keras_uncertainty_mtl._shapes import Tensor
 from keras_uncertainty_mtl._structures import by_task, naming_task
 from keras_uncertainty_mtl.calibration import optimal_log_variances

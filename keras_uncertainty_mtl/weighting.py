@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_uncertainty_mtl._checks import check_logits, check_training, is_traced
 from keras_uncertainty_mtl._groups import group_tasks
-from keras_uncertainty_mtl._keras_internals import gives_probabilities, take_losses
+from keras_uncertainty_mtl._keras_internals import take_losses
 from keras_uncertainty_mtl._log_variances import LogVariances
 from keras_uncertainty_mtl._metrics import TaskStatistics
 from keras_uncertainty_mtl._observations import (
@@ -22,7 +23,6 @@ from keras_uncertainty_mtl._reductions import (
     concatenate,
     concatenate_by_task,
     global_mean,
-    is_traced,
     num_replicas,
     sum_over_replicas,
 )
@@ -153,7 +153,7 @@ class UncertaintyWeighting(keras.layers.Layer):
     ) -> Any:
         """Adds the combined loss, if there are targets, and returns the predictions."""
         self.last_training = training
-        self._check_logits(predictions)
+        check_logits(self.tasks, predictions)
         predictions = self._tempered(predictions)
         if targets is not None:
             # Keras on JAX drops metrics that a layer's call updates, and would report zeros.
@@ -174,7 +174,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def compute_output_spec(self, predictions: Any, targets: Any = None, *_: Any, **__: Any) -> Any:
         """The shapes and dtypes of the predictions, once the targets are seen to fit them."""
-        self._check_logits(predictions)
+        check_logits(self.tasks, predictions)
         named = by_task(self.tasks, predictions, "predictions")
         if targets is not None:
             labelled = labelled_tasks(self.tasks, targets)
@@ -212,7 +212,8 @@ class UncertaintyWeighting(keras.layers.Layer):
             ValueError: If the layer has not been called, or `training` is not known.
         """
         batches = self.observe(predictions, targets, sample_weight, mask)
-        training = self._known(training)
+        training = self.last_training if training is None else training
+        check_training(training)
         weights = [batch.weight_sum for batch in batches]
         totals = sum_over_replicas(concatenate(weights))
         mean_losses = global_mean(concatenate([batch.scaled_loss_sum for batch in batches]), totals)
@@ -357,31 +358,10 @@ class UncertaintyWeighting(keras.layers.Layer):
             "update": self.update,
         }
 
-    def _known(self, training: bool | None) -> bool:
-        """`training`, or that of the last call; an error if neither is known."""
-        training = self.last_training if training is None else training
-        if training is None:
-            raise ValueError(
-                "`training` must be known where there are targets: only a training step may move "
-                "σ. Received: training=None. Give the model's `call` a `training` argument, which "
-                "Keras sets, and hand it on; or say training=True or training=False."
-            )
-        return training
-
     @property
     def _loss_dtype(self) -> str:
         # Half precision has neither the range of a squared error nor the steps of a log-variance.
         return "float64" if self.variable_dtype == "float64" else "float32"
-
-    def _check_logits(self, predictions: Any) -> None:
-        """Refuses probabilities where a likelihood takes logits."""
-        for task, prediction in by_task(self.tasks, predictions, "predictions").items():
-            if self.tasks[task].from_logits and gives_probabilities(prediction):
-                raise ValueError(
-                    f"Task '{task}': the likelihood takes logits. Received: the output of a "
-                    "softmax or a sigmoid. Take the activation off the last layer, or use a "
-                    "likelihood with from_logits=False and approximate=True."
-                )
 
     def _built_log_variances(self) -> LogVariances:
         if not self.built:
