@@ -52,6 +52,17 @@ class Group:
             rank = len(self.likelihood.loss_shape(tuple(predictions.shape[1:]))) + 1
         return ops.reshape(self.of(vector), (len(self.tasks), *[1] * (rank - 2), self.channels))
 
+    def tempered(
+        self, predictions: Mapping[str, Tensor], log_variances: Tensor, dtype: str
+    ) -> dict[str, Tensor]:
+        """The logits of the tasks at their temperature; nothing where there is none."""
+        if not self.likelihood.is_tempered:
+            return {}
+        logits = ops.stack([ops.cast(predictions[task], dtype) for task in self.tasks])
+        s = self.over_elements(log_variances, logits)
+        scaled = ops.unstack(self.likelihood.temper(logits, s))
+        return dict(zip(self.tasks, scaled, strict=True))
+
     def places(self) -> dict[str, int | slice]:
         """For each task, the index of its log-variance in the vector of all, or a slice of them."""
         starts = range(self.start, self.start + self.size, self.channels)

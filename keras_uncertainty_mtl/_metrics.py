@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl._reductions import concatenate, concatenate_by_task
 from keras_uncertainty_mtl._shapes import Tensor
 
 
@@ -26,10 +27,17 @@ class TaskStatistics(keras.metrics.Metric):
             (len(tasks),), initializer="zeros", aggregation="only_first_replica", name="sigmas"
         )
 
-    def update_state(self, losses: Tensor, weights: Tensor, sigmas: Tensor) -> None:
-        """Adds a batch: vectors of the tasks' sums `Σ w·L` and `Σ w`, and of their σ."""
+    def update_state(
+        self, losses: list[Tensor], weights: list[Tensor], variances: list[Tensor]
+    ) -> None:
+        """Adds a batch: of each group, the sums `Σ w·L` and `Σ w`, and the variances.
+
+        The σ of a task is the root mean square of its channels'.
+        """
         self._has_batches = True
-        sums = ops.stop_gradient(ops.stack([losses, weights]))
+        sums = ops.stack([concatenate_by_task(losses), concatenate_by_task(weights)])
+        sigmas = concatenate([ops.sqrt(ops.mean(each, axis=-1)) for each in variances])
+        sums = ops.stop_gradient(sums)
         self._sums.assign_add(ops.cast(sums, self.dtype))
         self._sigmas.assign(ops.cast(ops.stop_gradient(sigmas), self.dtype))
 

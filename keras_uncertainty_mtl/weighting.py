@@ -23,6 +23,7 @@ from keras_uncertainty_mtl._reductions import (
     concatenate,
     concatenate_by_task,
     global_mean,
+    nan_unless,
     num_replicas,
     sum_over_replicas,
 )
@@ -207,9 +208,6 @@ class UncertaintyWeighting(keras.layers.Layer):
 
         Returns:
             Scalar tensor, NaN if any of the tasks' losses is not finite.
-
-        Raises:
-            ValueError: If the layer has not been called, or `training` is not known.
         """
         batches = self.observe(predictions, targets, sample_weight, mask)
         training = self.last_training if training is None else training
@@ -219,7 +217,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         mean_losses = global_mean(concatenate([batch.scaled_loss_sum for batch in batches]), totals)
         log_variances = self._log_variances(mean_losses, training=training)
         if report:
-            self._report(batches, weights, log_variances)
+            losses = [batch.loss_sum for batch in batches]
+            variances = [ops.exp(group.of(log_variances)) for group in self.groups]
+            self.statistics.update_state(losses, weights, variances)
         sums = [
             batch.tempered_negative_log_likelihood_sum(group.of(log_variances))
             for group, batch in zip(self.groups, batches, strict=True)
@@ -229,20 +229,13 @@ class UncertaintyWeighting(keras.layers.Layer):
             concatenate_by_task([group.of(totals) for group in self.groups]),
         )
         loss = ops.sum(ops.convert_to_tensor(self._loss_weights) * means)
-        # An infinite loss is as wrong as NaN, and has gradients as wrong. TensorFlow's numeric
-        # checks would stop at a constant NaN; 0 / 0 makes one only where it is due.
-        is_finite = ops.cast(ops.isfinite(loss), loss.dtype)
-        return loss * (is_finite / is_finite)
+        return nan_unless(ops.isfinite(loss), loss)
 
     def observe(
         self, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
     ) -> list[Observations]:
         """The `Observations` of a batch, one for each of `groups`; see `combined_loss`."""
-        if not self.built:
-            raise ValueError(
-                "The layer must be called on the predictions before their loss is asked for, and "
-                "answers with what the loss takes. Received: a layer that is not built."
-            )
+        self._check_built()
         tensors = tensors_by_task(self.tasks, predictions, targets, sample_weight, mask)
         batches = []
         for group in self.groups:
@@ -307,7 +300,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         Raises:
             ValueError: If the layer is not built.
         """
-        log_variances = self._built_log_variances().by_task()
+        self._check_built()
+        log_variances = self._log_variances.by_task()
         return {task: log_variances[task] for task in self.tasks}
 
     def sigmas(self) -> dict[str, Any]:
@@ -343,7 +337,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         Raises:
             ValueError: If the layer is not built, or a task, shape or value is not as expected.
         """
-        self._built_log_variances().assign(log_variances)
+        self._check_built()
+        self._log_variances.assign(log_variances)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for saving."""
@@ -363,28 +358,18 @@ class UncertaintyWeighting(keras.layers.Layer):
         # Half precision has neither the range of a squared error nor the steps of a log-variance.
         return "float64" if self.variable_dtype == "float64" else "float32"
 
-    def _built_log_variances(self) -> LogVariances:
+    def _check_built(self) -> None:
         if not self.built:
-            raise ValueError("The layer has no log-variances yet. Call it on predictions first.")
-        return self._log_variances
+            raise ValueError(
+                "The layer has no log-variances yet. Call it on predictions first, and hand what "
+                "it answers to a loss."
+            )
 
     def _tempered(self, predictions: Any) -> Any:
         """The predictions, with logits of exact likelihoods at their temperature."""
-        groups = [group for group in self.groups if group.likelihood.is_tempered]
-        if not groups:
+        if not any(group.likelihood.is_tempered for group in self.groups):
             return predictions
         named = by_task(self.tasks, predictions, "predictions")
-        log_variances = self._log_variances()
-        for group in groups:
-            logits = ops.stack([ops.cast(named[task], self._loss_dtype) for task in group.tasks])
-            s = group.over_elements(log_variances, logits)
-            scaled = ops.unstack(group.likelihood.temper(logits, s))
-            named |= dict(zip(group.tasks, scaled, strict=True))
+        for group in self.groups:
+            named |= group.tempered(named, self._log_variances(), self._loss_dtype)
         return in_structure_of(predictions, named)
-
-    def _report(self, batches: list[Any], weights: list[Tensor], log_variances: Tensor) -> None:
-        """Adds a batch to the metrics; the σ of a task is the root mean square of its channels'."""
-        variances = [ops.exp(group.of(log_variances)) for group in self.groups]
-        sigmas = [ops.sqrt(ops.mean(each, axis=-1)) for each in variances]
-        losses = concatenate_by_task([batch.loss_sum for batch in batches])
-        self.statistics.update_state(losses, concatenate_by_task(weights), concatenate(sigmas))

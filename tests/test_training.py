@@ -142,7 +142,7 @@ class TestLayer:
 
     def test_a_loss_without_a_word_on_training_is_refused(self):
         layer = UncertaintyWeighting(dict(TASKS))
-        with pytest.raises(ValueError, match="must be called on the predictions before"):
+        with pytest.raises(ValueError, match="no log-variances yet"):
             layer.combined_loss(Y, Y)
         predictions = layer(Y)
         with pytest.raises(ValueError, match="`training` must be known"):
