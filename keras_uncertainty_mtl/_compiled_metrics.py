@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 from keras import metrics as keras_metrics
 
 from keras_uncertainty_mtl._observed_metrics import ObservedMetric
@@ -52,7 +53,7 @@ def _by_task(
     if given is None or isinstance(given, dict):
         given = dict.fromkeys(tasks) | (given or {})
     elif len(tasks) == 1:
-        given = dict.fromkeys(tasks, given)
+        given = dict.fromkeys(tasks, keras.tree.flatten(given))
     entries = by_task(tasks, given, argument, optional=True, outputs=outputs)
     return {
         task: list(entry) if isinstance(entry, (list, tuple)) else [entry]

@@ -166,7 +166,7 @@ class MultiTaskModel(keras.Model):
         """
         if training is None:
             training = bool(self.weighting.last_training)
-        if keras.backend.backend() == "jax":
+        if self._has_metrics and keras.backend.backend() == "jax":
             # In training, predictions lose their masks on the way to the metrics.
             predictions = by_task(self.weighting.tasks, y_pred, "predictions")
             self._masked = SimpleNamespace(x=x, masks=masks_by_task(predictions))

@@ -52,7 +52,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     σ stays between 1e-13 and 1e13 in the units of its task. A NaN or infinity that reaches a loss
     makes the combined loss NaN. Training and evaluation report `{task}_loss`, the raw loss, and
-    `{task}_sigma`.
+    `{task}_sigma`. Without an element that counts, the reported loss is NaN.
 
     Args:
         tasks: Dict from each task's name to its likelihood, or to a Keras loss, its name or config.

@@ -6,6 +6,7 @@ import pytest
 
 from keras_uncertainty_mtl import Gaussian, Laplace, MultiTaskModel
 from keras_uncertainty_mtl._keras_internals import (
+    copy_direction,
     exclude_from_weight_decay,
     loss_arguments,
     take_losses,
@@ -89,6 +90,19 @@ def test_added_losses_are_taken_from_all_layers_of_the_call():
 def test_without_the_private_name_losses_are_refused():
     with pytest.raises(ValueError, match=r"several replicas.*MultiTaskModel"):
         take_losses(object())
+
+
+def test_a_direction_is_copied_where_there_is_one():
+    error, own, mean = keras.metrics.MeanSquaredError(), keras.metrics.Mean(), keras.metrics.Mean()
+    copy_direction(mean, own)  # of a mean it is not known
+    copy_direction(error, own)
+    stop = keras.callbacks.EarlyStopping("mean_squared_error", patience=1)
+    inputs = keras.Input((1,))
+    model = MultiTaskModel(inputs, {"a": keras.layers.Dense(1)(inputs)}, {"a": Gaussian()})
+    model.compile(metrics=[error])
+    x = np.ones((4, 1))
+    model.fit(x, x, verbose=0, callbacks=[stop])  # or an error that asks for a mode
+    assert own._direction == error._direction
 
 
 def test_metrics_of_outputs_in_a_list_are_named_by_task():
