@@ -1,20 +1,14 @@
 """Predictions, targets and weights of several tasks, in whatever structure the user keeps them."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Real
 from typing import Any
 
 import keras
 
 
 def by_task(
-    tasks: Iterable[str],
-    structure: Any,
-    argument: str,
-    optional: bool = False,
-    outputs: Any = None,
+    tasks: Iterable[str], structure: Any, argument: str, optional: bool = False, outputs: Any = None
 ) -> dict[str, Any]:
     """The entries of a structure, keyed by task, in task order.
 
@@ -32,13 +26,7 @@ def by_task(
                 f"{expected}, in this order: {len(tasks)}. Received: {len(structure)}. Use a dict "
                 "keyed by task to be sure which is which."
             )
-        if isinstance(outputs, dict) and tasks != sorted(tasks):
-            raise ValueError(
-                f"`{argument}` must be a dict keyed by task, because the outputs are one, and its "
-                f"order can be read in two ways: {tasks}, as the tasks are given, or "
-                f"{sorted(tasks)}, as Keras sorts the outputs. Received: a "
-                f"{type(structure).__name__}. Use a dict, or give the outputs in a list as well."
-            )
+        _check_order(tasks, structure, argument, outputs)
         structure = dict(zip(tasks, structure, strict=True))
     elif not isinstance(structure, dict):
         if structure is None or len(tasks) > 1:
@@ -57,6 +45,17 @@ def by_task(
     for task in tasks:
         _check_entry(task, structure[task], argument, optional)
     return {task: structure[task] for task in tasks}
+
+
+def _check_order(tasks: list[str], structure: Any, argument: str, outputs: Any) -> None:
+    """Refuses a sequence next to a dict that Keras sorts into another order."""
+    if isinstance(outputs, dict) and tasks != sorted(tasks):
+        raise ValueError(
+            f"`{argument}` must be a dict keyed by task, because the outputs are one. Its order "
+            f"can be read in two ways: {tasks}, as the tasks are given, or {sorted(tasks)}, as "
+            f"Keras sorts the outputs. Received: a {type(structure).__name__}. Use a dict, or give "
+            "the outputs in a list as well."
+        )
 
 
 def _check_entry(task: str, entry: Any, argument: str, optional: bool) -> None:
@@ -78,22 +77,6 @@ def in_structure_of(structure: Any, entries: dict[str, Any]) -> Any:
     if isinstance(structure, dict):
         return {task: entries[task] for task in structure}
     return keras.tree.pack_sequence_as(structure, list(entries.values()))
-
-
-def validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, float]:
-    """The loss weight of each task, 1 where none is given."""
-    if not isinstance(loss_weights, Mapping | None):
-        raise ValueError(f"`loss_weights` must be a dict from tasks. Received: {loss_weights!r}")
-    weights = dict.fromkeys(tasks, 1.0) | dict(loss_weights or {})
-    for task, weight in weights.items():
-        if task not in tasks:
-            raise ValueError(f"`loss_weights` names the unknown task {task!r}. Tasks: {tasks}.")
-        if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
-            raise ValueError(
-                f"Task '{task}': its entry in `loss_weights` must be a finite number that is not "
-                f"negative. Received: {weight!r}"
-            )
-    return {task: float(weight) for task, weight in weights.items()}
 
 
 @contextmanager

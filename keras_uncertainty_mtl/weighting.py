@@ -12,6 +12,7 @@ from keras_uncertainty_mtl._checks import check_logits, check_training, is_trace
 from keras_uncertainty_mtl._groups import group_tasks
 from keras_uncertainty_mtl._keras_internals import take_losses
 from keras_uncertainty_mtl._log_variances import LogVariances
+from keras_uncertainty_mtl._loss_weights import LossWeights, validate_loss_weights
 from keras_uncertainty_mtl._metrics import TaskStatistics
 from keras_uncertainty_mtl._observations import (
     Observations,
@@ -32,7 +33,6 @@ from keras_uncertainty_mtl._structures import (
     by_task,
     in_structure_of,
     naming_task,
-    validate_loss_weights,
 )
 from keras_uncertainty_mtl.likelihoods.identifiers import validate_tasks
 
@@ -133,16 +133,8 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._log_variances.build()
         order = [task for group in self.groups for task in group.tasks]
         self.statistics = TaskStatistics(order)
-        # A variable, so that a compiled step sees a change.
-        self._loss_weights = self.add_weight(
-            name="loss_weights",
-            shape=(len(order),),
-            dtype=self._loss_dtype,
-            initializer="ones",
-            trainable=False,
-            autocast=False,
-        )
-        self.loss_weights = self.loss_weights
+        self._loss_weights = LossWeights(order, self._loss_dtype)
+        self._loss_weights.assign(self.loss_weights)
 
     def call(
         self,
@@ -224,11 +216,9 @@ class UncertaintyWeighting(keras.layers.Layer):
             batch.tempered_negative_log_likelihood_sum(group.of(log_variances))
             for group, batch in zip(self.groups, batches, strict=True)
         ]
-        means = global_mean(
-            concatenate_by_task(sums),
-            concatenate_by_task([group.of(totals) for group in self.groups]),
-        )
-        loss = ops.sum(ops.convert_to_tensor(self._loss_weights) * means)
+        totals = concatenate_by_task([group.of(totals) for group in self.groups])
+        means = global_mean(concatenate_by_task(sums), totals)
+        loss = ops.sum(ops.convert_to_tensor(self._loss_weights.vector) * means)
         return nan_unless(ops.isfinite(loss), loss)
 
     def observe(
@@ -250,21 +240,16 @@ class UncertaintyWeighting(keras.layers.Layer):
             predictions: Structure of the tasks' symbolic predictions, as in the call of the layer.
 
         Returns:
-            Dict from task to a `keras.Input` named `"{task}_target"`, with the shape and dtype that
-            the task's likelihood expects. Keras itself refuses targets of any other shape.
-
-        Raises:
-            ValueError: If a task has no prediction, or one that its likelihood cannot take.
+            Dict from each task with labels to a `keras.Input` named `"{task}_target"`, with the
+            shape and dtype that the likelihood expects. Keras refuses targets of any other shape.
         """
+        named = by_task(self.tasks, predictions, "predictions")
         inputs = {}
-        for task, prediction in by_task(self.tasks, predictions, "predictions").items():
-            likelihood = self.tasks[task]
-            if likelihood.target is not None:
-                continue
+        for task in labelled_tasks(self.tasks, None):
             with naming_task(task):
-                shape = likelihood.target_shape(tuple(prediction.shape))
-            is_real = likelihood.target_dtype == "float32"
-            dtype = self._loss_dtype if is_real else likelihood.target_dtype
+                shape = self.tasks[task].target_shape(tuple(named[task].shape))
+            dtype = self.tasks[task].target_dtype
+            dtype = self._loss_dtype if dtype == "float32" else dtype
             inputs[task] = keras.Input(batch_shape=shape, dtype=dtype, name=f"{task}_target")
         return inputs
 
@@ -272,10 +257,7 @@ class UncertaintyWeighting(keras.layers.Layer):
     def loss_weights(self) -> Mapping[str, float]:
         """The number that multiplies each task's loss.
 
-        Assign a dict as that of the constructor to change them at any time, in a callback too. A
-        saved layer has those of its moment.
-
-        Example:
+        Assign a dict as that of the constructor to change them, in a callback too. They are saved.
 
         >>> weighting.loss_weights = {**weighting.loss_weights, "depth": 0.5}
         """
@@ -285,14 +267,7 @@ class UncertaintyWeighting(keras.layers.Layer):
     def loss_weights(self, loss_weights: Mapping[str, float] | None) -> None:
         self._weight_of_task = validate_loss_weights(loss_weights, list(self.tasks))
         if self._loss_weights is not None:
-            order = [task for group in self.groups for task in group.tasks]
-            self._loss_weights.assign([self._weight_of_task[task] for task in order])
-
-    def save_own_variables(self, store: Any) -> None:
-        """Saves nothing, because the loss weights are in the config."""
-
-    def load_own_variables(self, store: Any) -> None:
-        """Loads nothing."""
+            self._loss_weights.assign(self._weight_of_task)
 
     def log_variances(self) -> dict[str, Any]:
         """Each task's `s = log σ²`: a NumPy scalar, or a vector where each channel has its own.
