@@ -59,7 +59,9 @@ def test_class_weights_train_as_those_of_keras(sparse, approximate):
 def loss_of(likelihood, targets, predictions, weight=None):
     layer = UncertaintyWeighting({"task": likelihood})
     layer.build(predictions.shape)
-    loss = layer.combined_loss({"task": predictions}, {"task": targets}, weight, report=False)
+    loss = layer.combined_loss(
+        {"task": predictions}, {"task": targets}, weight, training=False, report=False
+    )
     return float(ops.convert_to_numpy(loss))
 
 

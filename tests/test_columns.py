@@ -77,7 +77,7 @@ def test_the_loss_is_the_mean_over_the_labels_of_all_columns(
 
     def loss():
         tempered = layer({"assays": f.value})
-        return layer.combined_loss(tempered, {"assays": targets}, report=False)
+        return layer.combined_loss(tempered, {"assays": targets}, training=False, report=False)
 
     value, (gradient,) = value_and_gradients(loss, [f])
 
@@ -228,6 +228,8 @@ def test_six_hundred_columns_of_which_one_has_no_label():
     targets[:, 7] = -1
     layer = UncertaintyWeighting({"assays": Bernoulli(per_channel=True, missing=-1)})
     layer.build(logits.shape)
-    loss = layer.combined_loss({"assays": logits}, {"assays": targets}, report=False)
+    loss = layer.combined_loss(
+        {"assays": logits}, {"assays": targets}, training=False, report=False
+    )
     losses, shown = losses_of("flags", logits, targets)
     np.testing.assert_allclose(ops.convert_to_numpy(loss), losses[shown].mean(), rtol=1e-5)

@@ -33,7 +33,9 @@ def loss_and_gradient(value_and_gradients):
         f = keras.Variable(predictions.astype("float32"))
 
         def loss():
-            return layer.combined_loss({"task": f.value}, {"task": targets}, weight, report=False)
+            return layer.combined_loss(
+                {"task": f.value}, {"task": targets}, weight, training=False, report=False
+            )
 
         value, (gradient,) = value_and_gradients(loss, [f])
         return value / layer.task_weights()["task"], gradient

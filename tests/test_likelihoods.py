@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -1177,7 +1178,8 @@ def test_shapes_that_turn_out_not_to_fit_are_refused(sizes, known):
     weighting = weighting_of(Gaussian())
     weighting.build((None, 1))
     signature = [tf.TensorSpec(shape, "float64") for shape in (predictions, targets)]
-    loss = tf.function(weighting.combined_loss, input_signature=signature)
+    function = functools.partial(weighting.combined_loss, training=False)
+    loss = tf.function(function, input_signature=signature)
     batch = [np.ones((4, size)) for size in sizes]
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
         loss(*batch)
