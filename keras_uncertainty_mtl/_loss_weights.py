@@ -17,7 +17,9 @@ class LossWeights(keras.layers.Layer):
     def __init__(self, tasks: Sequence[str], dtype: str) -> None:
         super().__init__(name="loss_weights", dtype=dtype, autocast=False)
         self._tasks = tasks
-        self.vector = self.add_weight((len(tasks),), initializer="ones", trainable=False)
+        self.vector = self.add_weight(
+            (len(tasks),), initializer="ones", trainable=False, name="vector"
+        )
 
     def assign(self, loss_weights: Mapping[str, float]) -> None:
         """Sets the weight of each task."""

@@ -75,15 +75,8 @@ class Likelihood:
         self.initial_sigma = _validate_sigma("initial_sigma", initial_sigma, self.per_channel)
         self.min_sigma = _validate_sigma("min_sigma", min_sigma, per_channel=False)
         self.trainable = bool(trainable)
-        for name, value in {"missing": missing, "target": target}.items():
-            if value is not None and not isinstance(value, Real):
-                raise ValueError(
-                    f"`{name}` must be a number, such as -1 or 0.0, or None: `missing` marks a "
-                    "missing target, `target` is that of a task without labels. "
-                    f"Received: {name}={value!r}"
-                )
-        self.missing = None if missing is None else float(missing)
-        self.target = None if target is None else float(target)
+        self.missing = _validate_number("missing", "marks a missing target", missing)
+        self.target = _validate_number("target", "is the target of every element", target)
 
     @property
     def has_closed_form(self) -> bool:
@@ -211,6 +204,15 @@ def validate_channels(channels: Any) -> list[str] | None:
             f"`channels` must be a list of different names, or None. Received: {channels!r}"
         )
     return names
+
+
+def _validate_number(name: str, meaning: str, value: Any) -> float | None:
+    if value is not None and not isinstance(value, Real):
+        raise ValueError(
+            f"`{name}` must be the number that {meaning}, such as -1 or 0.0, or None. "
+            f"Received: {name}={value!r}"
+        )
+    return None if value is None else float(value)
 
 
 def _validate_sigma(name: str, sigma: Any, per_channel: bool) -> Any:

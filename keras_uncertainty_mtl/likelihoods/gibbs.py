@@ -34,6 +34,13 @@ POISSON = (losses.Poisson, losses.poisson)
 STOCK = tuple(value for value in vars(losses).values() if callable(value))
 
 
+def _prediction(_: Tensor, predictions: Tensor) -> Tensor:
+    return predictions
+
+
+register(_prediction)
+
+
 @register
 class Gibbs(Likelihood):
     """Any Keras loss as the energy of a Gibbs distribution.
@@ -50,7 +57,7 @@ class Gibbs(Likelihood):
 
     Args:
         loss: A `keras.losses.Loss`, its name or config, or a function of `(y_true, y_pred)`.
-            `None`: the prediction is the loss itself, and the task has no labels.
+            Left out, the prediction is the loss itself, and the task has no labels.
         **kwargs: Arguments of `Likelihood`: `missing`, and those on σ.
 
     Raises:
@@ -64,10 +71,10 @@ class Gibbs(Likelihood):
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 10
     """
 
-    def __init__(self, loss: Any = None, **kwargs: Any) -> None:
-        super().__init__(**({"target": 0.0} if loss is None else {}) | kwargs)
-        self.keras_loss = None if loss is None else get_keras_loss(loss)
-        if self.keras_loss is None and loss is not None:
+    def __init__(self, loss: Any = _prediction, **kwargs: Any) -> None:
+        super().__init__(**({"target": 0.0} if loss is _prediction else {}) | kwargs)
+        self.keras_loss = get_keras_loss(loss)
+        if self.keras_loss is None:
             raise ValueError(
                 "Gibbs expects a Keras loss, its name or config, or a function of "
                 f"(y_true, y_pred). Received: loss={loss!r}"
@@ -85,8 +92,6 @@ class Gibbs(Likelihood):
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The values of the Keras loss before its reduction, and the constant of the three."""
         loss: Any = self.keras_loss
-        if loss is None:
-            return predictions
         call = loss.call if isinstance(loss, losses.Loss) else loss
         if self._is(ELEMENTWISE):
             # The mean over an axis of size 1 is the loss of the element.
