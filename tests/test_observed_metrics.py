@@ -33,7 +33,7 @@ def model_of(tasks, shapes, **arguments):
     return model
 
 
-@keras.saving.register_keras_serializable(package="test_metrics")
+@keras.saving.register_keras_serializable(package="test_observed_metrics")
 class Scale(keras.layers.Layer):
     """Multiplies by a trainable 1."""
 
@@ -48,7 +48,7 @@ class Scale(keras.layers.Layer):
         return x * self.factor
 
 
-@keras.saving.register_keras_serializable(package="test_metrics")
+@keras.saving.register_keras_serializable(package="test_observed_metrics")
 class WorstError(keras.metrics.Metric):
     """A class of a user's own: the largest error of a sample of weight."""
 
@@ -66,7 +66,7 @@ class WorstError(keras.metrics.Metric):
         return ops.convert_to_tensor(self.worst)
 
 
-@keras.saving.register_keras_serializable(package="test_metrics")
+@keras.saving.register_keras_serializable(package="test_observed_metrics")
 def log_ratio(y_true, y_pred):
     return ops.abs(ops.log(y_true) - ops.log(y_pred))
 
@@ -537,7 +537,7 @@ class TestLists:
         with pytest.raises(ValueError, match=r"`targets`.*two ways"):
             weighting.combined_loss(arrays, list(arrays.values()))
 
-    def test_metrics_of_an_unknown_task_are_refused(self):
+    def test_observed_metrics_of_an_unknown_task_are_refused(self):
         with pytest.raises(ValueError, match=r"`metrics`.*unknown \['c'\]"):
             self.model("ab", metrics={"c": ["mae"]})
         with pytest.raises(ValueError, match=r"`metrics`.*Received: 1"):
