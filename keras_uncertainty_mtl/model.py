@@ -140,8 +140,8 @@ class MultiTaskModel(keras.Model):
     def get_compile_config(self) -> dict[str, Any] | None:
         """The arguments of `compile`, for saving."""
         config = super().get_compile_config()
-        if config is None:
-            return None
+        if not self.compiled:
+            return config
         return config | keras.saving.serialize_keras_object(vars(self._given_metrics))
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

@@ -481,6 +481,12 @@ def test_mixed_precision_shows_the_same_elements():
     assert result["mae"] == pytest.approx(np.abs(targets - predictions)[known].mean(), rel=1e-3)
 
 
+def test_a_model_that_is_not_compiled_saves(tmp_path):
+    model = MultiTaskModel(*[keras.Input((1,))] * 2, {"a": "mse"})
+    model.save(tmp_path / "model.keras")
+    assert not keras.saving.load_model(tmp_path / "model.keras").compiled
+
+
 class TestLists:
     """Dict outputs, and targets in a list."""
 
