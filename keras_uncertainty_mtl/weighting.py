@@ -259,7 +259,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
         Assign a dict as that of the constructor to change them, in a callback too. They are saved.
 
-        >>> weighting.loss_weights = {**weighting.loss_weights, "depth": 0.5}
+        >>> model.weighting.loss_weights = {"depth": 0.5}
         """
         return MappingProxyType(self._weight_of_task)
 
