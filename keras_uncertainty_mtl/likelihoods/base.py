@@ -71,7 +71,11 @@ class Likelihood:
         min_sigma: float | None = None,
         trainable: bool = True,
         target: float | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            name = type(self).__name__
+            raise TypeError(f"{name}() got an unexpected keyword argument {min(unknown)!r}")
         self.initial_sigma = _validate_sigma("initial_sigma", initial_sigma, self.per_channel)
         self.min_sigma = _validate_sigma("min_sigma", min_sigma, per_channel=False)
         self.trainable = bool(trainable)
