@@ -20,6 +20,7 @@ class LossWeights(keras.layers.Layer):
         self.vector = self.add_weight(
             (len(tasks),), initializer="ones", trainable=False, name="vector"
         )
+        self.built = True  # Keras would build a model anew whose layers are not.
 
     def assign(self, loss_weights: Mapping[str, float]) -> None:
         """Sets the weight of each task."""
