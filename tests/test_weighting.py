@@ -369,7 +369,6 @@ class TestStart:
         np.testing.assert_array_equal(gradient, 0)
 
 
-@pytest.mark.backends("tensorflow", reason="makes TensorFlow tensors of half precision")
 class TestSetLogVariances:
     def layer(self):
         layer = UncertaintyWeighting(
@@ -428,6 +427,7 @@ class TestSetLogVariances:
             UncertaintyWeighting({"a": "mse"}).set_log_variances({"a": 1.0})
 
 
+@pytest.mark.backends("tensorflow", reason="makes TensorFlow tensors of half precision")
 class TestTypes:
     @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
     def test_losses_and_log_variances_are_single_precision(self, policy):
