@@ -19,11 +19,11 @@ def weighted_sum(values: Tensor, weights: Tensor | None, channels: int) -> Tenso
 
 
 def nan_unless(condition: Tensor, values: Tensor) -> Tensor:
-    """The values where a condition holds, NaN elsewhere.
+    """The values where a condition holds; elsewhere NaN, with gradients of NaN.
 
     A constant of NaN would make `tf.debugging.enable_check_numerics()` stop any model.
     """
-    return values + ops.sqrt(ops.cast(condition, values.dtype) - 1.0)
+    return values * (1.0 + ops.sqrt(ops.cast(condition, values.dtype) - 1.0))
 
 
 def concatenate(tensors: list[Tensor]) -> Tensor:

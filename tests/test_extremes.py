@@ -308,6 +308,32 @@ def test_an_overflow_without_a_label_changes_nothing(update, value_and_gradients
     assert layer.sigmas()["a"] == 1
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "prediction", "target"),
+    [(Gaussian(initial_sigma=1.0), [[1e30]], [[0.0]]), (Categorical(), [[1.0, 2.0]], [7])],
+    ids=["an overflow", "a class out of range"],
+)
+def test_a_loss_that_is_not_finite_has_no_finite_gradient(
+    likelihood, prediction, target, value_and_gradients
+):
+    layer = UncertaintyWeighting({"a": likelihood, "b": Gaussian(initial_sigma=1.0)})
+    zeros = np.zeros((1, 1), "float32")
+    layer({"a": np.array(prediction, "float32"), "b": zeros})
+    a, b = keras.Variable(prediction), keras.Variable(zeros)
+    loss, gradients = value_and_gradients(
+        lambda: layer.combined_loss(
+            {"a": a.value, "b": b.value},
+            {"a": np.array(target), "b": zeros + 1},
+            training=False,
+            report=False,
+        ),
+        [a, b],
+    )
+    assert np.isnan(float(loss))
+    # Not even of the other task: no step may hide that the loss was wrong.
+    assert all(np.isnan(gradient).all() for gradient in gradients)
+
+
 def test_sample_weights_that_cancel_leave_sigma_alone():
     layer = UncertaintyWeighting({"a": Gaussian(), "b": Laplace()})
     predictions = {task: np.array([[2.0], [1.0]]) for task in "ab"}
