@@ -21,14 +21,16 @@ def check_logits(tasks: Mapping[str, Likelihood], predictions: Any) -> None:
             )
 
 
-def check_training(training: bool | None) -> None:
-    """Refuses a loss that nobody says the step of."""
+def known_training(training: bool | None, last: bool | None) -> bool:
+    """`training`, or that of the last call; an error if neither is known."""
+    training = last if training is None else training
     if training is None:
         raise ValueError(
             "`training` must be known where there are targets: only a training step may move σ. "
             "Received: training=None. Give the model's `call` a `training` argument, which Keras "
             "sets, and hand it on; or say training=True or training=False."
         )
+    return training
 
 
 def is_traced(tensors: Any) -> bool:

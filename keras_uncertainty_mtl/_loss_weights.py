@@ -9,22 +9,30 @@ import keras
 
 
 class LossWeights(keras.layers.Layer):
-    """A variable of all loss weights, so that a compiled step sees a change.
+    """The weight of each task, and a variable of all, so that a compiled step sees a change.
 
-    It is not saved: the config of the weighting has the loss weights.
+    The variable is not saved: the config of the weighting has the loss weights.
     """
 
-    def __init__(self, tasks: Sequence[str], dtype: str) -> None:
+    def __init__(self, tasks: Sequence[str], loss_weights: Any, dtype: str) -> None:
         super().__init__(name="loss_weights", dtype=dtype, autocast=False)
-        self._tasks = tasks
+        self._tasks = list(tasks)
+        self.assign(loss_weights)
+
+    def create_vector(self, order: Sequence[str]) -> None:
+        """Creates the variable, with the tasks in this order."""
+        self._tasks = list(order)
         self.vector = self.add_weight(
-            (len(tasks),), initializer="ones", trainable=False, name="vector"
+            (len(order),), initializer="ones", trainable=False, name="vector"
         )
         self.built = True  # Keras would build a model anew whose layers are not.
+        self.assign(self.of_tasks)
 
-    def assign(self, loss_weights: Mapping[str, float]) -> None:
-        """Sets the weight of each task."""
-        self.vector.assign([loss_weights[task] for task in self._tasks])
+    def assign(self, loss_weights: Any) -> None:
+        """Sets the weight of each task, 1 where none is given."""
+        self.of_tasks = _validated(loss_weights, self._tasks)
+        if self.built:
+            self.vector.assign([self.of_tasks[task] for task in self._tasks])
 
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""
@@ -33,8 +41,7 @@ class LossWeights(keras.layers.Layer):
         """Loads nothing."""
 
 
-def validate_loss_weights(loss_weights: Any, tasks: list[str]) -> dict[str, float]:
-    """The loss weight of each task, 1 where none is given."""
+def _validated(loss_weights: Any, tasks: list[str]) -> dict[str, float]:
     if not isinstance(loss_weights, Mapping | None):
         raise ValueError(f"`loss_weights` must be a dict from tasks. Received: {loss_weights!r}")
     weights = dict.fromkeys(tasks, 1.0) | dict(loss_weights or {})

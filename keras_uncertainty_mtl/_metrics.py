@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_uncertainty_mtl._observations import Observations
 from keras_uncertainty_mtl._reductions import concatenate, concatenate_by_task
 from keras_uncertainty_mtl._shapes import Tensor
 
@@ -27,17 +28,16 @@ class TaskStatistics(keras.metrics.Metric):
             (len(tasks),), initializer="zeros", aggregation="only_first_replica", name="sigmas"
         )
 
-    def update_state(
-        self, losses: list[Tensor], weights: list[Tensor], variances: list[Tensor]
-    ) -> None:
-        """Adds a batch: of each group, the sums `Σ w·L` and `Σ w`, and the variances.
+    def update_state(self, batches: list[Observations], variances: list[Tensor]) -> None:
+        """Adds a batch: the observations and the variances of each group of tasks.
 
         The σ of a task is the root mean square of its channels'.
         """
         self._has_batches = True
-        sums = ops.stack([concatenate_by_task(losses), concatenate_by_task(weights)])
+        losses = concatenate_by_task([batch.loss_sum for batch in batches])
+        weights = concatenate_by_task([batch.weight_sum for batch in batches])
         sigmas = concatenate([ops.sqrt(ops.mean(each, axis=-1)) for each in variances])
-        sums = ops.stop_gradient(sums)
+        sums = ops.stop_gradient(ops.stack([losses, weights]))
         self._sums.assign_add(ops.cast(sums, self.dtype))
         self._sigmas.assign(ops.cast(ops.stop_gradient(sigmas), self.dtype))
 

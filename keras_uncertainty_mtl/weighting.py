@@ -8,11 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl._checks import check_logits, check_training, is_traced
+from keras_uncertainty_mtl._checks import check_logits, is_traced, known_training
 from keras_uncertainty_mtl._groups import group_tasks
 from keras_uncertainty_mtl._keras_internals import take_losses
 from keras_uncertainty_mtl._log_variances import LogVariances
-from keras_uncertainty_mtl._loss_weights import LossWeights, validate_loss_weights
+from keras_uncertainty_mtl._loss_weights import LossWeights
 from keras_uncertainty_mtl._metrics import TaskStatistics
 from keras_uncertainty_mtl._observations import (
     Observations,
@@ -108,11 +108,10 @@ class UncertaintyWeighting(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True
         self.tasks = validate_tasks(tasks)
-        self._weight_of_task = validate_loss_weights(loss_weights, list(self.tasks))
+        self._loss_weights = LossWeights([*self.tasks], loss_weights, self._loss_dtype)
         if update not in ("trained", "closed_form"):
             raise ValueError(f'`update` must be "trained" or "closed_form". Received: {update!r}')
         self.update = update
-        self._loss_weights: Any = None
         self.last_training: bool | None = None  # That of the last call.
         self.reports = True
 
@@ -133,8 +132,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         self._log_variances.build()
         order = [task for group in self.groups for task in group.tasks]
         self.statistics = TaskStatistics(order)
-        self._loss_weights = LossWeights(order, self._loss_dtype)
-        self._loss_weights.assign(self.loss_weights)
+        self._loss_weights.create_vector(order)
 
     def call(
         self,
@@ -200,18 +198,18 @@ class UncertaintyWeighting(keras.layers.Layer):
 
         Returns:
             Scalar tensor, NaN if any of the tasks' losses is not finite.
+
+        Raises:
+            ValueError: If the layer has not been called, or `training` is not known.
         """
         batches = self.observe(predictions, targets, sample_weight, mask)
-        training = self.last_training if training is None else training
-        check_training(training)
-        weights = [batch.weight_sum for batch in batches]
-        totals = sum_over_replicas(concatenate(weights))
+        training = known_training(training, self.last_training)
+        totals = sum_over_replicas(concatenate([batch.weight_sum for batch in batches]))
         mean_losses = global_mean(concatenate([batch.scaled_loss_sum for batch in batches]), totals)
         log_variances = self._log_variances(mean_losses, training=training)
         if report:
-            losses = [batch.loss_sum for batch in batches]
             variances = [ops.exp(group.of(log_variances)) for group in self.groups]
-            self.statistics.update_state(losses, weights, variances)
+            self.statistics.update_state(batches, variances)
         sums = [
             batch.tempered_negative_log_likelihood_sum(group.of(log_variances))
             for group, batch in zip(self.groups, batches, strict=True)
@@ -242,6 +240,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         Returns:
             Dict from each task with labels to a `keras.Input` named `"{task}_target"`, with the
             shape and dtype that the likelihood expects. Keras refuses targets of any other shape.
+
+        Raises:
+            ValueError: If a task has no prediction, or one that its likelihood cannot take.
         """
         named = by_task(self.tasks, predictions, "predictions")
         inputs = {}
@@ -261,13 +262,11 @@ class UncertaintyWeighting(keras.layers.Layer):
 
         >>> model.weighting.loss_weights = {"depth": 0.5}
         """
-        return MappingProxyType(self._weight_of_task)
+        return MappingProxyType(self._loss_weights.of_tasks)
 
     @loss_weights.setter
     def loss_weights(self, loss_weights: Mapping[str, float] | None) -> None:
-        self._weight_of_task = validate_loss_weights(loss_weights, list(self.tasks))
-        if self._loss_weights is not None:
-            self._loss_weights.assign(self._weight_of_task)
+        self._loss_weights.assign(loss_weights)
 
     def log_variances(self) -> dict[str, Any]:
         """Each task's `s = log σ²`: a NumPy scalar, or a vector where each channel has its own.
@@ -345,6 +344,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         if not any(group.likelihood.is_tempered for group in self.groups):
             return predictions
         named = by_task(self.tasks, predictions, "predictions")
+        log_variances = self._log_variances()
         for group in self.groups:
-            named |= group.tempered(named, self._log_variances(), self._loss_dtype)
+            named |= group.tempered(named, log_variances, self._loss_dtype)
         return in_structure_of(predictions, named)
