@@ -21,7 +21,7 @@ class LossWeights(keras.layers.Layer):
 
     def create_vector(self, order: Sequence[str]) -> None:
         """Creates the variable, with the tasks in this order."""
-        self._tasks = list(order)
+        self._order = list(order)
         self.vector = self.add_weight(
             (len(order),), initializer="ones", trainable=False, name="vector"
         )
@@ -32,7 +32,7 @@ class LossWeights(keras.layers.Layer):
         """Sets the weight of each task, 1 where none is given."""
         self.of_tasks = _validated(loss_weights, self._tasks)
         if self.built:
-            self.vector.assign([self.of_tasks[task] for task in self._tasks])
+            self.vector.assign([self.of_tasks[task] for task in self._order])
 
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""
