@@ -145,13 +145,13 @@ class UncertaintyWeighting(keras.layers.Layer):
         """Adds the combined loss, if there are targets, and returns the predictions."""
         self.last_training = training
         check_logits(self.tasks, predictions)
+        # An eager call that says nothing is an evaluation.
+        if training is None and not is_traced(predictions):
+            training = False
         predictions = self._tempered(predictions)
         if targets is not None:
             # Keras on JAX drops metrics that a layer's call updates, and would report zeros.
             report = keras.backend.backend() != "jax"
-            # An eager call that says nothing is an evaluation.
-            if training is None and not is_traced(predictions):
-                training = False
             # Replicas wait for each other in the loss, and share each layer's list of losses.
             is_shared = num_replicas() > 1
             added = take_losses(self) if is_shared else []
