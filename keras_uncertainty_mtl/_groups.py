@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._observations import is_elementwise
+from keras_uncertainty_mtl._reductions import stack
 from keras_uncertainty_mtl._shapes import Shape, Tensor
 from keras_uncertainty_mtl._structures import naming_task
 from keras_uncertainty_mtl.likelihoods import Likelihood
@@ -58,7 +59,7 @@ class Group:
         """The logits of the tasks at their temperature; nothing where there is none."""
         if not self.likelihood.is_tempered:
             return {}
-        logits = ops.stack([ops.cast(predictions[task], dtype) for task in self.tasks])
+        logits = stack([ops.cast(predictions[task], dtype) for task in self.tasks])
         s = self.over_elements(log_variances, logits)
         scaled = ops.unstack(self.likelihood.temper(logits, s))
         return dict(zip(self.tasks, scaled, strict=True))

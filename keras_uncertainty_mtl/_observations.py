@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl._reductions import nan_unless, weighted_sum
+from keras_uncertainty_mtl._reductions import nan_unless, stack, weighted_sum
 from keras_uncertainty_mtl._shapes import Shape, Tensor, check_tensor, match_leading_axes
 from keras_uncertainty_mtl._structures import by_task, naming_task
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
@@ -44,7 +44,8 @@ class Observations:
     @functools.cached_property
     def weight_sum(self) -> Tensor:
         """The sums `Σ w`."""
-        return self._sum(ops.ones_like(self.losses))
+        weights = ops.ones_like(self.losses) if self.weights is None else self.weights
+        return weighted_sum(weights, None, self.channels)
 
     @functools.cached_property
     def loss_sum(self) -> Tensor:
@@ -151,13 +152,13 @@ def observe(
             target, weight = align(likelihood, target, prediction, weight, mask, dtype)
             all_targets.append(target)
             all_weights.append(weight)
-    predictions = ops.stack([ops.cast(each[0], dtype) for each in tensors.values()])
-    targets = ops.stack(all_targets)
+    predictions = stack([ops.cast(each[0], dtype) for each in tensors.values()])
+    targets = stack(all_targets)
     weights = None
     if given := [weight for weight in all_weights if weight is not None]:
         # Common axes of size 1 stay, because a loss may have fewer axes than its targets.
         zeros = sum(map(ops.zeros_like, given))
-        weights = ops.stack([zeros + (1.0 if each is None else each) for each in all_weights])
+        weights = stack([zeros + (1.0 if each is None else each) for each in all_weights])
 
     observed = where_observed(targets, weights, likelihood.missing)
     if likelihood.target_dtype == "float32":

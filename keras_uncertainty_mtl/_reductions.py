@@ -26,6 +26,12 @@ def nan_unless(condition: Tensor, values: Tensor) -> Tensor:
     return values * (1.0 + ops.sqrt(ops.cast(condition, values.dtype) - 1.0))
 
 
+def stack(tensors: list[Tensor]) -> Tensor:
+    """One tensor with an axis of tasks before all others."""
+    # PyTorch copies even a single tensor to stack it.
+    return ops.expand_dims(tensors[0], 0) if len(tensors) == 1 else ops.stack(tensors)
+
+
 def concatenate(tensors: list[Tensor]) -> Tensor:
     """One vector of all entries."""
     return ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors])
