@@ -16,7 +16,8 @@ from keras_uncertainty_mtl.likelihoods import Likelihood
 # batches, up to the last number. A longer mean makes s steadier, and slower to follow.
 FEWEST, SHARE, MOST = 10.0, 0.1, 50.0
 
-# A batch counts as at most this many times the running mean: a corrupt label switches no task off.
+# A batch counts as at most this many times the running mean, and θ learns nothing from one beyond:
+# a corrupt label switches no task off.
 LARGEST_RATIO = 10.0
 
 # Adam moves a weight by about one learning rate a step. That is slow for a logarithm, so θ counts
@@ -93,9 +94,14 @@ class LogVariances(keras.layers.Layer):
         sums, counts = ops.unstack(ops.convert_to_tensor(self.running))
         # On the batch that σ starts from there is no gradient. A rounding error of one would make
         # Adam take a full step.
-        is_corrected = ops.logical_and(counts > 0, self._is_corrected)
+        is_corrected = is_taught = ops.logical_and(counts > 0, self._is_corrected)
         if mean_losses is not None and training and self.trainable:
-            sums, counts = self._follow(ops.stop_gradient(mean_losses), sums, counts)
+            losses = ops.stop_gradient(mean_losses)
+            limits = LARGEST_RATIO * ops.divide_no_nan(sums, counts)
+            is_usual = ops.logical_or(losses <= limits, self._closed_form == 0)
+            # After one enormous gradient, Adam would leave θ where it is for thousands of steps.
+            is_taught = ops.logical_and(is_corrected, is_usual)
+            sums, counts = self._follow(losses, limits, sums, counts)
             self.running.assign(ops.stack([sums, counts]))
         # Before the first batch that tells, σ is 1.
         is_known = counts > 0
@@ -104,15 +110,16 @@ class LogVariances(keras.layers.Layer):
         optima = ops.where(is_known, ops.log(means) / power + offset, ops.zeros_like(sums))
         theta = ops.convert_to_tensor(self.theta)
         theta = ops.where(is_corrected, theta, ops.zeros_like(theta))
-        steps = GRADIENT_SCALE * theta
+        steps = GRADIENT_SCALE * ops.where(is_taught, theta, ops.stop_gradient(theta))
         log_variances = ops.clip(optima + STEP_SCALE * theta, self._lowest, BOUND)
         return steps + ops.stop_gradient(log_variances - steps)
 
-    def _follow(self, losses: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def _follow(
+        self, losses: Tensor, limits: Tensor, sums: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The sum and the count of the running mean after a batch."""
         tells = ops.logical_and(losses > 0, losses < self._largest_loss)
         tells = ops.logical_and(tells, self._follows)
-        limits = LARGEST_RATIO * ops.divide_no_nan(sums, counts)
         losses = ops.where(counts > 0, ops.minimum(losses, limits), losses)
         more = ops.where(counts < FEWEST, counts + 1.0, counts + SHARE)
         longer = ops.minimum(more, MOST)

@@ -586,6 +586,19 @@ class TestTrained:
         trace = sigmas(scales, likelihood=likelihood)
         assert trace.max() < 2 * np.median(trace)
 
+    def test_a_corrupt_label_is_forgotten(self):
+        x = np.random.default_rng(0).normal(size=(300, 32, 1))
+        x[100, 0] = 1e4
+        inputs = keras.Input((1,))
+        nothing = keras.layers.Rescaling(0.0)(inputs)
+        model = MultiTaskModel(inputs, {"noise": nothing}, {"noise": Gaussian()})
+        model.compile(keras.optimizers.Adam(0.01))
+        sigmas = []
+        for batch in x:
+            model.train_on_batch(batch, batch)
+            sigmas.append(model.weighting.sigmas()["noise"])
+        np.testing.assert_allclose(sigmas[200:], np.std(x[:100]), rtol=0.1)
+
     @pytest.mark.parametrize("update", ["trained", "closed_form"])
     def test_a_trained_weight_corrects_the_closed_form(self, update):
         layer = UncertaintyWeighting({"noise": Gaussian()}, update=update)
