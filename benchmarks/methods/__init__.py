@@ -1,0 +1,38 @@
+"""Loss-weighting rules of the literature, to compare this package with."""
+
+from benchmarks.methods.adaptive import (
+    DynamicWeightAverage,
+    FastAdaptive,
+    GroupAlignment,
+    SmoothChebyshev,
+)
+from benchmarks.methods.base import Rule, standard_units
+from benchmarks.methods.losses import (
+    AnalyticalUncertainty,
+    EqualWeights,
+    GeometricLosses,
+    ImpartialLosses,
+    LogarithmicLosses,
+    PlainUncertainty,
+    PositiveRegulariser,
+    RandomWeights,
+    SoftmaxUncertainty,
+)
+
+__all__ = [
+    "AnalyticalUncertainty",
+    "DynamicWeightAverage",
+    "EqualWeights",
+    "FastAdaptive",
+    "GeometricLosses",
+    "GroupAlignment",
+    "ImpartialLosses",
+    "LogarithmicLosses",
+    "PlainUncertainty",
+    "PositiveRegulariser",
+    "RandomWeights",
+    "Rule",
+    "SmoothChebyshev",
+    "SoftmaxUncertainty",
+    "standard_units",
+]
