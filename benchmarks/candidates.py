@@ -1,0 +1,140 @@
+"""The ways to train one network that the comparison compares: methods by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from benchmarks import methods
+from benchmarks.problems import Data, Problem
+from keras_uncertainty_mtl import (
+    Bernoulli,
+    Categorical,
+    Likelihood,
+    MultiTaskModel,
+    UncertaintyWeighting,
+)
+
+# Makes the model to train from a problem, its data, a network and a seed.
+Method = Callable[[Problem, Data, keras.Model, int], keras.Model]
+
+DEFAULT = "this package"
+SINGLE = "single "
+FIXED = "fixed weights "
+SOFTMAX = "UW-SO, temperature "
+FIXED_WEIGHTINGS = 12
+# Largest distance of a random weight from that of standardised targets, in powers of ten.
+DECADES = 1.25
+TEMPERATURES = (1, 2, 5, 10, 20)
+# Epochs before those whose mean loss is the reference of STCH: the authors', at most a tenth.
+WARM_UP, WARM_UP_SHARE = 4, 0.1
+
+
+def single(task: str, problem: Problem, data: Data, network: keras.Model, seed: int) -> keras.Model:
+    tasks = {task: problem.tasks[task]}
+    return methods.EqualWeights(network, tasks, methods.standard_units(tasks, data.train.targets))
+
+
+def package(
+    options: dict[str, Any],
+    approximate: bool,
+    problem: Problem,
+    data: Data,
+    network: keras.Model,
+    seed: int,
+) -> keras.Model:
+    def form(likelihood: Likelihood) -> Likelihood:
+        if approximate and isinstance(likelihood, (Categorical, Bernoulli)):
+            return likelihood.from_config({**likelihood.get_config(), "approximate": True})
+        return likelihood
+
+    tasks = {task: form(likelihood) for task, likelihood in problem.tasks.items()}
+    return MultiTaskModel(network.input, network.output, UncertaintyWeighting(tasks, **options))
+
+
+def raw(problem: Problem, data: Data, network: keras.Model, seed: int) -> keras.Model:
+    return methods.EqualWeights(network, problem.tasks)
+
+
+def standard(rule: type[methods.Rule], **options: Any) -> Method:
+    """The rule on the losses of standardised targets. An option may ask the problem and data."""
+
+    def make(problem: Problem, data: Data, network: keras.Model, seed: int) -> keras.Model:
+        given = {
+            name: value(problem, data, seed) if callable(value) else value
+            for name, value in options.items()
+        }
+        units = methods.standard_units(problem.tasks, data.train.targets)
+        return rule(network, problem.tasks, units, **given)
+
+    return make
+
+
+def fixed_weights(
+    index: int, problem: Problem, data: Data, network: keras.Model, seed: int
+) -> keras.Model:
+    """Index 0 stands for standardised targets; any other index is one draw for all seeds."""
+    units = methods.standard_units(problem.tasks, data.train.targets)
+    draws = np.random.default_rng(index).uniform(-DECADES, DECADES, len(units))
+    weights = {
+        task: unit * 10.0 ** (draw if index else 0)
+        for (task, unit), draw in zip(units.items(), draws, strict=True)
+    }
+    return methods.EqualWeights(network, problem.tasks, weights)
+
+
+def steps_per_epoch(problem: Problem, data: Data, seed: int = 0) -> int:
+    return -(-len(data.train.inputs) // problem.batch_size)
+
+
+def reference_steps(problem: Problem, data: Data, seed: int) -> tuple[int, int]:
+    steps, epoch = steps_per_epoch(problem, data), min(WARM_UP, int(WARM_UP_SHARE * problem.epochs))
+    return epoch * steps, (epoch + 1) * steps
+
+
+# The headline first: it is run first.
+METHODS: dict[str, Method] = {
+    DEFAULT: functools.partial(package, {}, False),
+    "…approximate=True": functools.partial(package, {}, True),
+    "STCH": standard(methods.SmoothChebyshev, reference_steps=reference_steps),
+    "Σ log L": standard(methods.LogarithmicLosses),
+    "equal weights, standardised": standard(methods.EqualWeights),
+    "equal weights, raw units": raw,
+    "plain Eq. 10": standard(methods.PlainUncertainty),
+    "FAMO": standard(methods.FastAdaptive),
+    '…update="closed_form"': functools.partial(package, {"update": "closed_form"}, False),
+    "GLS": standard(methods.GeometricLosses),
+    "IMTL-L": standard(methods.ImpartialLosses),
+    "UW-O": standard(methods.AnalyticalUncertainty),
+    "GO4Align": standard(methods.GroupAlignment),
+    "dynamic weight average": standard(
+        methods.DynamicWeightAverage, steps_per_epoch=steps_per_epoch
+    ),
+    "positive regulariser": standard(methods.PositiveRegulariser),
+    "random weights": standard(methods.RandomWeights, seed=lambda problem, data, seed: seed),
+    **{
+        f"{SOFTMAX}{each}": standard(methods.SoftmaxUncertainty, temperature=each)
+        for each in TEMPERATURES
+    },
+    **{f"{FIXED}{i}": functools.partial(fixed_weights, i) for i in range(1, FIXED_WEIGHTINGS)},
+}
+HEADLINE = 7
+# Searches, whose best run on validation data stands for all.
+SEARCHES = {
+    f"best of {FIXED_WEIGHTINGS} fixed": (
+        "equal weights, standardised",
+        *(f"{FIXED}{i}" for i in range(1, FIXED_WEIGHTINGS)),
+    ),
+    f"UW-SO, best of {len(TEMPERATURES)}": tuple(f"{SOFTMAX}{each}" for each in TEMPERATURES),
+}
+SHOWN = [name for name in METHODS if not name.startswith((FIXED, SOFTMAX))] + list(SEARCHES)
+
+
+def methods_for(problem: Problem) -> dict[str, Method]:
+    """Returns all methods: networks of one task, then the headline, then the rest."""
+    singles = {f"{SINGLE}{task}": functools.partial(single, task) for task in problem.metrics()}
+    return singles | METHODS
