@@ -1,5 +1,231 @@
-"""Tables of the comparison, from the rows of its runs."""
+"""Tables of the comparison: Δm, ranks, paired differences and the metrics of every problem.
+
+Δm is the mean over tasks of the relative gain in a test metric over a network of that task alone.
+A problem counts once its networks of one task and the headline methods have all of its seeds. A
+method counts where it has all seeds of a problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.candidates import DEFAULT, HEADLINE, METHODS, SEARCHES, SHOWN, SINGLE, methods_for
+from benchmarks.harness import markdown
+from benchmarks.problems import PROBLEMS
+
+RESAMPLES = 10_000
+PAIRED = [*list(METHODS)[1:HEADLINE], next(iter(SEARCHES))]
+RUN = ["problem", "method", "seed"]
 
 
-def report(rows):
-    return ""
+def relative_gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the gain of every task over its own network, in percent, and its test metric."""
+    is_single = rows["method"].str.startswith(SINGLE)
+    keys = ["problem", "seed", "task"]
+    single = rows[is_single].set_index(keys)[["validation", "test"]].add_suffix("_single")
+    rows = rows[~is_single].join(single, on=keys, how="inner")
+    rows["is_score"] = [
+        PROBLEMS[problem]().is_score(task)
+        for problem, task in zip(rows["problem"], rows["task"], strict=True)
+    ]
+    rows["metric"] = rows["test"]
+    for part in ("validation", "test"):
+        gain = rows[part] / rows[f"{part}_single"] - 1
+        rows[part] = 100 * np.where(rows["is_score"], gain, -gain)
+    return rows
+
+
+def with_searches(gains: pd.DataFrame) -> pd.DataFrame:
+    """Adds the searches: the member with the best mean Δm on validation data, of each problem."""
+    added = [gains]
+    for search, members in SEARCHES.items():
+        of_members = gains[gains["method"].isin(members)]
+        means = of_members.groupby(["problem", "method"])["validation"].mean()
+        for problem, of_problem in means.groupby("problem"):
+            if len(of_problem) == len(members):
+                _, best = of_problem.idxmax()
+                chosen = (gains["problem"] == problem) & (gains["method"] == best)
+                added.append(gains[chosen].assign(method=search))
+    return pd.concat(added)
+
+
+def counted_problems(rows: pd.DataFrame) -> list[str]:
+    """Returns the problems whose networks of one task and headline methods have all seeds."""
+    seeds = rows.groupby(["problem", "method"])["seed"].nunique()
+    counted = []
+    for name, make in PROBLEMS.items():
+        problem = make()
+        needed = [method for method in methods_for(problem) if method.startswith(SINGLE)]
+        needed += list(METHODS)[:HEADLINE]
+        if all(seeds.get((name, method), 0) >= problem.seeds for method in needed):
+            counted.append(name)
+    return counted
+
+
+def table_of(gains: pd.DataFrame) -> pd.DataFrame:
+    """Returns Δm of the test: a row for each problem and seed, a column for each method.
+
+    A method without all seeds of a problem is NaN there.
+    """
+    means = gains.groupby(RUN)["test"].mean().unstack("method")
+    means = means.reindex(columns=[method for method in SHOWN if method in means])
+    is_whole = means.notna().groupby("problem").transform("all")
+    return means.where(is_whole)
+
+
+def paired_interval(differences: pd.Series) -> tuple[float, float, float]:
+    """Returns the mean over problems of the means over seeds, and its 95% bootstrap interval.
+
+    Problems are drawn with replacement, and then the seeds of each.
+    """
+    problems = [values.to_numpy() for _, values in differences.groupby("problem")]
+    random = np.random.default_rng(0)
+    slots = (RESAMPLES, len(problems))
+    means = np.stack(
+        [
+            values[random.integers(len(values), size=(*slots, len(values)))].mean(axis=-1)
+            for values in problems
+        ]
+    )
+    drawn = random.integers(len(problems), size=slots)
+    resampled = np.take_along_axis(means, drawn[np.newaxis], axis=0)[0].mean(axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(np.mean([values.mean() for values in problems])), float(low), float(high)
+
+
+def interval_text(differences: pd.Series) -> str:
+    mean, low, high = paired_interval(differences)
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def mean_text(values: Iterable[float]) -> str:
+    values = np.asarray(list(values), float)
+    return (
+        f"{values.mean():+.1f} ± {values.std(ddof=1):.1f}" if np.all(np.isfinite(values)) else "–"
+    )
+
+
+def by_problem(values: pd.Series) -> float:
+    """Returns the mean over problems of the means over seeds."""
+    return float(values.groupby("problem").mean().mean())
+
+
+def summary(gains: pd.DataFrame, problems: list[str]) -> tuple[str, list[str]]:
+    """Returns Δm and ranks of all methods, and the methods in order."""
+    changes = table_of(gains)
+    whole = changes.dropna(axis=1)
+    ranks = whole.rank(axis=1, ascending=False)
+    order = sorted(
+        changes, key=lambda method: -np.nan_to_num(by_problem(changes[method]), nan=-1e9)
+    )
+    order = [m for m in order if m in whole] + [m for m in order if m not in whole]
+    lines = []
+    for method in order:
+        cells = [mean_text(changes.loc[problem, method]) for problem in problems]
+        mean, rank = "–", "–"
+        if method in whole:
+            mean, rank = f"{by_problem(whole[method]):+.2f}", f"{by_problem(ranks[method]):.1f}"
+        lines.append([method, *cells, mean, rank])
+    header = ["Δm, %", *problems, "mean", f"mean rank of {whole.shape[1]}"]
+    return markdown(header, lines), order
+
+
+def rivals(gains: pd.DataFrame, order: list[str]) -> str:
+    """Returns the paired difference to each rival, over all tasks and over those of classes."""
+    whole = table_of(gains).dropna(axis=1)
+    ranks = whole.rank(axis=1, ascending=False)
+    classes = table_of(gains[gains["is_score"]]).dropna(axis=1)
+    lines = []
+    for method in (each for each in order if each in whole):
+        cells = ["", "", f"{by_problem(classes[method]):+.2f}", ""]
+        if method != DEFAULT:
+            cells = [
+                interval_text(whole[DEFAULT] - whole[method]),
+                interval_text(ranks[method] - ranks[DEFAULT]),
+                cells[2],
+                interval_text(classes[DEFAULT] - classes[method]),
+            ]
+        lines.append([method, *cells])
+    header = ["", f"{DEFAULT} − rival, Δm", "ranks before rival", "class tasks, Δm"]
+    return markdown([*header, f"{DEFAULT} − rival, class tasks"], lines)
+
+
+def differences_by_problem(gains: pd.DataFrame, problems: list[str]) -> str:
+    """Returns the paired differences to the main rivals, problem by problem."""
+    changes = table_of(gains)
+    lines = [
+        [
+            method,
+            *(
+                mean_text(changes.loc[problem, DEFAULT] - changes.loc[problem, method])
+                for problem in problems
+            ),
+        ]
+        for method in PAIRED
+        if method in changes
+    ]
+    return markdown([f"{DEFAULT} minus", *problems], lines)
+
+
+def harm_of_noise(gains: pd.DataFrame) -> str:
+    """Returns by how much tasks of pure noise change the tasks beside them."""
+    changes = table_of(gains)
+    lines = [
+        [method, mean_text(changes.loc["noise", method] - changes.loc["flights", method])]
+        for method in list(METHODS)[:HEADLINE]
+    ]
+    return markdown(["Δm with three tasks of noise, minus without", "flights"], lines)
+
+
+def metrics_of(rows: pd.DataFrame, gains: pd.DataFrame, problem: str, order: list[str]) -> str:
+    """Returns the metrics of a problem, with the mean rank of each method among its seeds."""
+    tasks = list(PROBLEMS[problem]().metrics())
+    changes = table_of(gains).loc[problem].dropna(axis=1)
+    ranks = changes.rank(axis=1, ascending=False).mean()
+    rows, gains = (each[each["problem"] == problem] for each in (rows, gains))
+    single = rows[rows["method"].str.startswith(SINGLE)]
+    lines = [["a network a task", "", *metric_texts(single, "test", tasks)]]
+    for method in (each for each in order if each in changes):
+        values = metric_texts(gains[gains["method"] == method], "metric", tasks)
+        lines.append([method, f"{ranks[method]:.1f}", *values])
+    return f"### {problem}\n\n" + markdown(["", "rank", *tasks], lines)
+
+
+def metric_texts(rows: pd.DataFrame, column: str, tasks: list[str]) -> list[str]:
+    values = rows.groupby("task")[column]
+    return [f"{values.mean()[task]:.4g} ± {values.std()[task]:.2g}" for task in tasks]
+
+
+def status(rows: pd.DataFrame, problems: list[str]) -> str:
+    """Returns what is finished, and where and with what it ran."""
+    runs = rows[RUN].drop_duplicates()
+    total = sum(len(methods_for(make())) * make().seeds for make in PROBLEMS.values())
+    waiting = [problem for problem in PROBLEMS if problem not in problems]
+    seeds = ", ".join(f"{problem} {PROBLEMS[problem]().seeds}" for problem in problems)
+    run_on = [", ".join(rows[name].unique()) for name in ("versions", "machine", "commit")]
+    lines = [
+        f"{len(runs)} of {total} runs are finished. Seeds of each problem: {seeds}.",
+        f"Not finished, and left out: {', '.join(waiting) or 'none'}. A dash: runs are missing.",
+        f"{run_on[0]}; {run_on[1]}; commits {run_on[2]}. "
+        f"A run takes {rows.groupby(RUN)['seconds'].first().median():.0f} s (median).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def report(rows: pd.DataFrame) -> str:
+    """Returns all tables as Markdown."""
+    problems = counted_problems(rows)
+    if not problems:
+        return "No problem is finished.\n"
+    counted = rows[rows["problem"].isin(problems)]
+    gains = with_searches(relative_gains(counted))
+    table, order = summary(gains, problems)
+    tables = [status(rows, problems), table, rivals(gains, order)]
+    tables.append(differences_by_problem(gains, problems))
+    if {"noise", "flights"} <= set(problems):
+        tables.append(harm_of_noise(gains))
+    tables += [metrics_of(counted, gains, problem, order) for problem in problems]
+    return "\n".join(tables)
