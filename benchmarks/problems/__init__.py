@@ -13,12 +13,12 @@ __all__ = ["PROBLEMS", "Data", "Problem", "Split"]
 
 PROBLEMS = {
     "digits": digits,
+    "tumours": tumours,
     "diamonds": diamonds,
     "flights": flights,
     "noise": noise,
-    "grades": grades,
-    "weather": weather,
     "counts": counts,
-    "tumours": tumours,
+    "weather": weather,
+    "grades": grades,
     "scenes": scenes,
 }
