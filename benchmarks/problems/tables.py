@@ -55,7 +55,9 @@ def grades() -> Problem:
         }
         return inputs, labels
 
-    tasks = {f"{name}_{grade}": Bernoulli() for name, steps in grades.items() for grade in steps}
+    tasks: Tasks = {
+        f"{name}_{grade}": Bernoulli() for name, steps in grades.items() for grade in steps
+    }
     return table_problem(tasks, lambda seed: split(*table(), (4000, 2000, 4000), seed), epochs=20)
 
 
