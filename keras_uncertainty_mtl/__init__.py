@@ -1,7 +1,13 @@
 """Multi-task loss weighting by homoscedastic uncertainty, for Keras 3."""
 
 from keras_uncertainty_mtl.inference import inference_model
-from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Gibbs, Laplace
+from keras_uncertainty_mtl.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Gibbs,
+    Laplace,
+)
 from keras_uncertainty_mtl.likelihoods.base import Likelihood
 from keras_uncertainty_mtl.model import MultiTaskModel
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting

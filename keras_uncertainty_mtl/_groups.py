@@ -74,7 +74,7 @@ class Group:
 
     def initial_log_variances(self) -> np.ndarray:
         """The log-variances to start from, NaN for the optimum of the first batch."""
-        unknown = math.nan if self.likelihood.has_closed_form else 1.0
+        unknown = math.nan if self.likelihood.follows_losses else 1.0
         logarithms = [np.log(sigma or unknown) for sigma in self.initial_sigmas]
         return 2.0 * np.concatenate([np.broadcast_to(each, self.channels) for each in logarithms])
 

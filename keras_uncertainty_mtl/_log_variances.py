@@ -40,8 +40,8 @@ class LogVariances(keras.layers.Layer):
     """The trainable log-variances `s = log σ²` of all tasks, as one vector.
 
     s is the closed-form optimum of an exponentially forgotten mean of the task's loss, plus a
-    trained correction θ. Where there is no closed form, s is where it began plus θ, and a
-    temperature only falls.
+    trained correction θ. A likelihood that has no closed form may name another loss to follow. Else
+    s is where it began plus θ, and a temperature only falls.
 
     A σ that is given to begin with counts as one batch of such errors. A batch without any observed
     element of a task, without any error, or with one that overflows, says nothing of its noise.
@@ -52,13 +52,13 @@ class LogVariances(keras.layers.Layer):
         super().__init__(name="log_variances", dtype=dtype, autocast=False)
         self._groups = groups
         self._places = {task: at for group in groups for task, at in group.places().items()}
-        self._closed_form = self._each(lambda likelihood: likelihood.has_closed_form)
-        # Without a closed form, the running mean is that of exp(s), and never moves.
-        self._power = self._each(lambda each: each.power if each.has_closed_form else 1.0)
-        self._offset = self._each(lambda each: each.optimum(1.0) if each.has_closed_form else 0.0)
-        trainable = self._each(lambda each: each.trainable) == 1
-        self._follows = np.logical_and(trainable, self._closed_form == 1)
-        self._is_corrected = np.logical_and(trainable, (self._closed_form == 0) | trained)
+        # With no loss to follow, the running mean is that of exp(s), and never moves.
+        self._power = self._each(lambda each: each.power if each.follows_losses else 1.0)
+        self._offset = self._each(lambda each: each.optimum(1.0) if each.follows_losses else 0.0)
+        self._follows = self._each(lambda each: each.trainable and each.follows_losses) == 1
+        self._is_corrected = (
+            self._each(lambda each: each.trainable and (trained or not each.has_closed_form)) == 1
+        )
         lowest = self._each(lambda each: 2 * math.log(each.min_sigma or 1e-300))
         self._lowest = np.maximum(lowest, -BOUND).astype(self.variable_dtype)
         # The sum over the last batches must not overflow, from which it would not come back.
@@ -197,6 +197,6 @@ class LogVariances(keras.layers.Layer):
 
 def _range(likelihood: Likelihood) -> tuple[float, float]:
     """By how much θ may move s, down and up."""
-    if likelihood.has_closed_form:
+    if likelihood.follows_losses:
         return CLOSED_FORM_RANGE
     return TEMPERATURE_RANGE if likelihood.is_tempered else OTHER_RANGE

@@ -10,10 +10,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl._reductions import nan_unless, stack, weighted_sum
+from keras_uncertainty_mtl._reductions import (
+    nan_unless,
+    stack,
+    sum_over_replicas,
+    weighted_sum,
+)
 from keras_uncertainty_mtl._shapes import Shape, Tensor, check_tensor, match_leading_axes
 from keras_uncertainty_mtl._structures import by_task, naming_task
-from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
+from keras_uncertainty_mtl.likelihoods import ELEMENTWISE, Likelihood
 
 # A mean loss as little below 0 may be a rounding error.
 ROUNDING = 1e-6
@@ -83,15 +88,23 @@ class Observations:
 
     def negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
         """The sums `Σ w·nll` at an `s` a channel, element by element, in the likelihood's form."""
+        return self._sum(self._at(self.likelihood.negative_log_likelihood, log_variance))
+
+    def running_loss_sum(self, log_variance: Tensor) -> Tensor:
+        """The sums `Σ w·L` of the losses whose running mean `s` follows, at its last value."""
+        if not self.likelihood.follows_losses or self.likelihood.has_closed_form:
+            return self.scaled_loss_sum
+        return self._sum(self._at(self.likelihood.running_loss, log_variance))
+
+    def _at(self, function: Any, log_variance: Tensor) -> Tensor:
+        """The values of a function of targets, predictions and an `s` a channel."""
         shape: Shape = (self.channels,) if self.channels > 1 else ()
         if is_elementwise(self.likelihood):
             of = self.losses if self.likelihood.per_channel else self.predictions
             shape = (*[1] * (len(of.shape) - 2), self.channels)
         log_variance = ops.reshape(log_variance, (log_variance.shape[0], *shape))
-        function = self.likelihood.negative_log_likelihood
         tensors = (self.targets, self.predictions, log_variance)
-        values, _ = _of_elements(self.likelihood, function, *tensors)
-        return self._sum(values)
+        return _of_elements(self.likelihood, function, *tensors)[0]
 
     def _sum(self, values: Tensor) -> Tensor:
         return weighted_sum(values, self.weights, self.channels)
@@ -172,7 +185,26 @@ def observe(
         label_weights = likelihood.label_weights(targets, predictions)
     factors = [each for each in (given_weights, label_weights) if each is not None]
     weights = math.prod(factors) if factors else None
+    if likelihood.heteroscedastic and likelihood.beta:
+        predictions = _balanced(likelihood, channels, predictions, weights)
+        losses, _ = _of_elements(likelihood, likelihood.loss, targets, predictions)
     return Observations(likelihood, channels, targets, predictions, losses, weights, given_weights)
+
+
+def _balanced(likelihood: Likelihood, channels: int, predictions: Tensor, weights: Any) -> Tensor:
+    """The predictions, whose estimates have β-NLL's gradients (Seitzer et al., 2022).
+
+    That of an element is multiplied by its σ to the power of 2β, over the mean of all such factors.
+    """
+    estimates, log_variances = ops.split(predictions, 2, axis=-1)
+    factors = ops.exp(likelihood.beta * likelihood.power * log_variances)
+    sums = [weighted_sum(each, weights, channels) for each in (factors, ops.ones_like(factors))]
+    total, count = ops.unstack(sum_over_replicas(ops.stop_gradient(ops.stack(sums))))
+    shape = (factors.shape[0], *[1] * (len(factors.shape) - 2), channels)
+    factors = factors * ops.reshape(ops.divide_no_nan(count, total), shape)
+    fixed = ops.stop_gradient(estimates)
+    moving = ops.stop_gradient(factors) * (estimates - fixed)
+    return ops.concatenate([fixed + moving, log_variances], axis=-1)
 
 
 def align(
@@ -195,7 +227,7 @@ def where_observed(targets: Tensor, weights: Any, missing: float | None) -> Tens
 def is_elementwise(likelihood: Likelihood) -> bool:
     """True for a likelihood that takes tensors with an axis of tasks before that of the batch."""
     # A Keras loss, or a likelihood of a user's own, might look beyond a single element.
-    return type(likelihood) in (Gaussian, Laplace, Categorical, Bernoulli)
+    return type(likelihood) in ELEMENTWISE
 
 
 def _of_elements(likelihood: Likelihood, function: Any, *tensors: Tensor) -> tuple[Tensor, Any]:
@@ -250,7 +282,7 @@ def _harmless_value(likelihood: Likelihood, targets: Tensor, observed: Tensor) -
     The largest observed one of the batch, or 1: a loss may take its logarithm or its inverse.
     """
     if is_elementwise(likelihood):
-        return 0
+        return likelihood.harmless_target
     dtype = keras.backend.standardize_dtype(targets.dtype)
     limits = np.finfo(dtype) if keras.backend.is_float_dtype(dtype) else np.iinfo(dtype)
     lowest = np.asarray(limits.min, dtype)

@@ -29,11 +29,7 @@ from keras_uncertainty_mtl._reductions import (
     sum_over_replicas,
 )
 from keras_uncertainty_mtl._shapes import Tensor
-from keras_uncertainty_mtl._structures import (
-    by_task,
-    in_structure_of,
-    naming_task,
-)
+from keras_uncertainty_mtl._structures import by_task, in_structure_of, naming_task
 from keras_uncertainty_mtl.likelihoods.identifiers import validate_tasks
 
 
@@ -205,14 +201,16 @@ class UncertaintyWeighting(keras.layers.Layer):
         batches = self.observe(predictions, targets, sample_weight, mask)
         training = known_training(training, self.last_training)
         totals = sum_over_replicas(concatenate([batch.weight_sum for batch in batches]))
-        mean_losses = global_mean(concatenate([batch.scaled_loss_sum for batch in batches]), totals)
+        last, groups = self._log_variances(), list(zip(self.groups, batches, strict=True))
+        sums = [batch.running_loss_sum(group.of(last)) for group, batch in groups]
+        mean_losses = global_mean(concatenate(sums), totals)
         log_variances = self._log_variances(mean_losses, training=training)
         if report:
             variances = [ops.exp(group.of(log_variances)) for group in self.groups]
             self.statistics.update_state(batches, variances)
         sums = [
             batch.tempered_negative_log_likelihood_sum(group.of(log_variances))
-            for group, batch in zip(self.groups, batches, strict=True)
+            for group, batch in groups
         ]
         totals = concatenate_by_task([group.of(totals) for group in self.groups])
         means = global_mean(concatenate_by_task(sums), totals)

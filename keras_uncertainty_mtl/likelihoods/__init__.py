@@ -6,4 +6,16 @@ from keras_uncertainty_mtl.likelihoods.discrete import Bernoulli, Categorical
 from keras_uncertainty_mtl.likelihoods.gibbs import Gibbs
 from keras_uncertainty_mtl.likelihoods.identifiers import get
 
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "Gibbs", "Laplace", "Likelihood", "get"]
+# Those whose loss of an element depends on nothing but the element.
+ELEMENTWISE = (Bernoulli, Categorical, Gaussian, Laplace)
+
+__all__ = [
+    "ELEMENTWISE",
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "Gibbs",
+    "Laplace",
+    "Likelihood",
+    "get",
+]

@@ -23,7 +23,8 @@ class Likelihood:
     `exp(-s) · f`, the logits at temperature σ².
 
     To add a likelihood of this form, override `loss`, and set `scale` and `power` where they are
-    not 1. For any other form, override `negative_log_likelihood` too; its σ then starts at 1.
+    not 1. For any other form, override `negative_log_likelihood` too; its σ then starts at 1. If it
+    sets `follows_losses`, σ instead follows a running mean of the losses, or of `running_loss`.
     Constructor arguments of a subclass belong into its `get_config`, for saved models.
 
     Args:
@@ -59,9 +60,11 @@ class Likelihood:
     per_channel: bool = False
     channels: list[str] | None = None
     heteroscedastic: bool = False
+    beta: float = 0.0
     is_tempered: bool = False
     from_logits: bool = False
     target_dtype: str = "float32"
+    harmless_target: int = 0  # A target for missing ones, of which all is finite.
     _shape_advice: str = "Reshape the targets or the network's output so that they agree."
 
     def __init__(
@@ -87,6 +90,11 @@ class Likelihood:
         """True if a mean over the elements gives the optimum in `s`."""
         is_standard = type(self).negative_log_likelihood is Likelihood.negative_log_likelihood
         return is_standard and not self.is_tempered
+
+    @property
+    def follows_losses(self) -> bool:
+        """True if `s` starts from the `optimum` of a mean of `running_loss`, and follows it."""
+        return self.has_closed_form
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The raw loss of each element, as in any Keras run.
@@ -116,6 +124,10 @@ class Likelihood:
             return self.loss(targets, self.temper(predictions, log_variance))
         log_variance = log_variance + self.element_log_variance(predictions)
         return self.loss(targets, predictions) * self.weight(log_variance) + 0.5 * log_variance
+
+    def running_loss(self, targets: Tensor, predictions: Tensor, log_variance: Tensor) -> Tensor:
+        """The loss of each element that `s` follows where there is no closed form, at this `s`."""
+        return self.loss(targets, predictions)
 
     def location(self, predictions: Tensor) -> Tensor:
         """The estimate of the targets, which metrics see: the predictions, or a part of them."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from keras import ops
@@ -23,11 +24,15 @@ class _Continuous(Likelihood):
         per_channel: bool = False,
         heteroscedastic: bool = False,
         channels: Sequence[str] | None = None,
+        beta: float = 0.5,
         **kwargs: Any,
     ) -> None:
         self.channels = validate_channels(channels)
         self.per_channel = per_channel or self.channels is not None
         self.heteroscedastic = heteroscedastic
+        if not isinstance(beta, Real) or not 0 <= beta <= 1:
+            raise ValueError(f"`beta` must be a number from 0 to 1. Received: beta={beta!r}")
+        self.beta = float(beta)
         if heteroscedastic:
             self._shape_advice = "heteroscedastic=True takes twice as many channels as the targets."
         super().__init__(**kwargs)
@@ -60,7 +65,7 @@ class _Continuous(Likelihood):
 
     def get_config(self) -> dict[str, Any]:
         own = {"per_channel": self.per_channel, "heteroscedastic": self.heteroscedastic}
-        return {**super().get_config(), **own, "channels": self.channels}
+        return {**super().get_config(), **own, "channels": self.channels, "beta": self.beta}
 
 
 @register
@@ -74,16 +79,22 @@ class Gaussian(_Continuous):
     then a log-variance `h` for each. `s + h` takes the place of `s`, and σ of an element is
     `σ · exp(h/2)`. `{task}_loss` stays the raw loss of `f`. In float32 all is finite for `h ≥ -80`.
 
+    The plain gradient of `f` neglects elements that were hard at first, because their `h` is large.
+    So it is multiplied by `exp(beta · h)`, over the mean of all such factors. The loss itself stays
+    the negative log-likelihood, and so does the gradient of `h`.
+
     Args:
         per_channel: If True, each entry of the last axis has a σ of its own.
         heteroscedastic: If True, the network's output has a log-variance for each element.
         channels: A name for each entry of the last axis, which implies `per_channel=True`.
             `sigmas()` then has a dict for this task.
+        beta: A number from 0, for the plain gradient of a heteroscedastic `f`, to 1, for that of
+            one σ for all elements.
         **kwargs: Arguments of `Likelihood`: `missing` such as `float("nan")`, `target`, and those
             on σ.
 
     Raises:
-        ValueError: If `initial_sigma` is not positive and finite.
+        ValueError: If `initial_sigma` is not positive and finite, or `beta` is out of range.
 
     Example:
 
@@ -92,6 +103,7 @@ class Gaussian(_Continuous):
     References:
         - [Kendall, Gal & Cipolla, 2018](https://arxiv.org/abs/1705.07115), Eq. 5–7
         - [Kendall & Gal, 2017](https://arxiv.org/abs/1703.04977), Eq. 5
+        - [Seitzer et al., 2022](https://arxiv.org/abs/2203.09168), for `beta`
     """
 
     scale = 0.5
@@ -115,7 +127,7 @@ class Laplace(_Continuous):
     times the mean absolute error.
 
     Args:
-        per_channel, heteroscedastic, channels, **kwargs: As in `Gaussian`.
+        per_channel, heteroscedastic, channels, beta, **kwargs: As in `Gaussian`.
 
     Example:
 
