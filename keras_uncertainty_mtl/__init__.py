@@ -7,6 +7,7 @@ from keras_uncertainty_mtl.likelihoods import (
     Gaussian,
     Gibbs,
     Laplace,
+    Quantile,
 )
 from keras_uncertainty_mtl.likelihoods.base import Likelihood
 from keras_uncertainty_mtl.model import MultiTaskModel
@@ -22,6 +23,7 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "MultiTaskModel",
+    "Quantile",
     "UncertaintyWeighting",
     "inference_model",
 ]

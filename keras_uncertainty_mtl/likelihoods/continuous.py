@@ -148,3 +148,55 @@ class Laplace(_Continuous):
         """The `"location"` and the `"scale"` of each element: the median, and `b = σ / √2`."""
         scale = self.element_sigma(predictions, sigma) / math.sqrt(2.0)
         return {"location": self.location(predictions), "scale": scale}
+
+
+@register
+class Quantile(_Continuous):
+    """A quantile of a continuous target: the pinball loss.
+
+    The pinball loss `L` is `level · (y - f)` where `y > f`, and `(1 - level) · (f - y)` elsewhere.
+    It belongs to asymmetric Laplace noise: `k · exp(-s/2) · L + ½ · s` for each element, with
+    `k = √(1 - 2·level·(1 - level)) / (level · (1 - level))`. σ is the standard deviation of this
+    noise, `k` times the mean pinball loss. `Quantile(0.5)` is `Laplace()`. An interval takes two
+    tasks, of a low and of a high level.
+
+    Args:
+        level: The share of targets that lie below the quantile, between 0 and 1.
+        per_channel, heteroscedastic, channels, beta, **kwargs: As in `Gaussian`.
+
+    Raises:
+        ValueError: If `level` is not between 0 and 1.
+
+    Example:
+
+    >>> layer = UncertaintyWeighting({"low": Quantile(0.05), "high": Quantile(0.95)})
+
+    References:
+        - [Yu & Moyeed, 2001](https://doi.org/10.1016/S0167-7152(01)00124-9)
+    """
+
+    power = 0.5
+
+    def __init__(self, level: float = 0.5, **kwargs: Any) -> None:
+        if not isinstance(level, Real) or not 0 < level < 1:
+            raise ValueError(
+                "`level` must be the share of targets below the quantile, between 0 and 1. "
+                f"Received: level={level!r}"
+            )
+        super().__init__(**kwargs)
+        self.level = float(level)
+        spread = level * (1.0 - level)
+        self.scale = math.sqrt(1.0 - 2.0 * spread) / spread
+
+    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        """The pinball loss of each element."""
+        error = targets - self.location(predictions)
+        return ops.maximum(self.level * error, (self.level - 1.0) * error)
+
+    def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
+        """The `"quantile"` and the `"scale"` of each element, the mean pinball loss."""
+        scale = self.element_sigma(predictions, sigma) / self.scale
+        return {"quantile": self.location(predictions), "scale": scale}
+
+    def get_config(self) -> dict[str, Any]:
+        return {"level": self.level, **super().get_config()}
