@@ -8,6 +8,7 @@ from keras_uncertainty_mtl.likelihoods import (
     Gibbs,
     Laplace,
     Quantile,
+    StudentT,
 )
 from keras_uncertainty_mtl.likelihoods.base import Likelihood
 from keras_uncertainty_mtl.model import MultiTaskModel
@@ -24,6 +25,7 @@ __all__ = [
     "Likelihood",
     "MultiTaskModel",
     "Quantile",
+    "StudentT",
     "UncertaintyWeighting",
     "inference_model",
 ]

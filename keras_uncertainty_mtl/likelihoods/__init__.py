@@ -1,13 +1,13 @@
 """Likelihoods: the noise models that turn a task's raw loss into a negative log-likelihood."""
 
 from keras_uncertainty_mtl.likelihoods.base import Likelihood
-from keras_uncertainty_mtl.likelihoods.continuous import Gaussian, Laplace, Quantile
+from keras_uncertainty_mtl.likelihoods.continuous import Gaussian, Laplace, Quantile, StudentT
 from keras_uncertainty_mtl.likelihoods.discrete import Bernoulli, Categorical
 from keras_uncertainty_mtl.likelihoods.gibbs import Gibbs
 from keras_uncertainty_mtl.likelihoods.identifiers import get
 
 # Those whose loss of an element depends on nothing but the element.
-ELEMENTWISE = (Bernoulli, Categorical, Gaussian, Laplace, Quantile)
+ELEMENTWISE = (Bernoulli, Categorical, Gaussian, Laplace, Quantile, StudentT)
 
 __all__ = [
     "ELEMENTWISE",
@@ -18,5 +18,6 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "Quantile",
+    "StudentT",
     "get",
 ]

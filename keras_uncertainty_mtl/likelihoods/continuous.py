@@ -200,3 +200,70 @@ class Quantile(_Continuous):
 
     def get_config(self) -> dict[str, Any]:
         return {"level": self.level, **super().get_config()}
+
+
+@register
+class StudentT(_Continuous):
+    """Noise with corrupt labels: Student's t, under which no single error counts for much.
+
+    For each element `½·(n + 1) · log(1 + exp(-s) · (y - f)² / (n - 2)) + ½ · s`, with `n` degrees
+    of freedom. σ is the standard deviation of this noise, `√(n / (n - 2))` times its scale. An
+    error beyond some σ has a gradient that shrinks, and adds at most a bounded part to σ.
+
+    There is no closed form. In training σ follows the EM algorithm of Lange et al., on a running
+    mean: that of `(n + 1) · r² / (n - 2 + exp(-s) · r²)` for errors `r`, plus the trained θ.
+    `{task}_loss` is the squared error.
+
+    Args:
+        df: The degrees of freedom, above 2. Fewer have heavier tails.
+        per_channel, heteroscedastic, channels, beta, **kwargs: As in `Gaussian`.
+
+    Raises:
+        ValueError: If `df` is not above 2.
+
+    Example:
+
+    >>> layer = UncertaintyWeighting({"income": StudentT(), "age": StudentT(df=8)})
+
+    References:
+        - [Lange, Little & Taylor, 1989](https://doi.org/10.1080/01621459.1989.10478852)
+    """
+
+    scale = 0.5
+    follows_losses = True
+
+    def __init__(self, df: float = 4.0, **kwargs: Any) -> None:
+        if not isinstance(df, Real) or not 2 < df < math.inf:
+            raise ValueError(
+                "`df` must be a number of degrees of freedom above 2, below which there is no "
+                f"standard deviation. Received: df={df!r}. For the normal limit use Gaussian."
+            )
+        super().__init__(**kwargs)
+        self.df = float(df)
+
+    def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
+        """The squared error of each element, `(y - f)²`."""
+        return ops.square(targets - self.location(predictions))
+
+    def negative_log_likelihood(
+        self, targets: Tensor, predictions: Tensor, log_variance: Tensor
+    ) -> Tensor:
+        """See the class."""
+        s = log_variance + self.element_log_variance(predictions)
+        scaled = (targets - self.location(predictions)) * ops.exp(-0.5 * s)
+        tail = ops.log1p(ops.square(scaled) / (self.df - 2.0))
+        return 0.5 * (self.df + 1.0) * tail + 0.5 * s
+
+    def running_loss(self, targets: Tensor, predictions: Tensor, log_variance: Tensor) -> Tensor:
+        """The squared error of each element, by its weight in the EM algorithm."""
+        s = log_variance + self.element_log_variance(predictions)
+        squared = ops.square((targets - self.location(predictions)) * ops.exp(-0.5 * s))
+        return ops.exp(log_variance) * (self.df + 1.0) * squared / (self.df - 2.0 + squared)
+
+    def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
+        """The `"location"` and the `"scale"` of each element, `σ · √((n - 2) / n)`."""
+        scale = self.element_sigma(predictions, sigma) * math.sqrt(1.0 - 2.0 / self.df)
+        return {"location": self.location(predictions), "scale": scale}
+
+    def get_config(self) -> dict[str, Any]:
+        return {"df": self.df, **super().get_config()}
