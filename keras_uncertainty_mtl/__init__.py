@@ -7,6 +7,8 @@ from keras_uncertainty_mtl.likelihoods import (
     Gaussian,
     Gibbs,
     Laplace,
+    NegativeBinomial,
+    Poisson,
     Quantile,
     StudentT,
 )
@@ -24,6 +26,8 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "MultiTaskModel",
+    "NegativeBinomial",
+    "Poisson",
     "Quantile",
     "StudentT",
     "UncertaintyWeighting",

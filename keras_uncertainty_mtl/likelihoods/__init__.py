@@ -2,12 +2,22 @@
 
 from keras_uncertainty_mtl.likelihoods.base import Likelihood
 from keras_uncertainty_mtl.likelihoods.continuous import Gaussian, Laplace, Quantile, StudentT
+from keras_uncertainty_mtl.likelihoods.counts import NegativeBinomial, Poisson
 from keras_uncertainty_mtl.likelihoods.discrete import Bernoulli, Categorical
 from keras_uncertainty_mtl.likelihoods.gibbs import Gibbs
 from keras_uncertainty_mtl.likelihoods.identifiers import get
 
 # Those whose loss of an element depends on nothing but the element.
-ELEMENTWISE = (Bernoulli, Categorical, Gaussian, Laplace, Quantile, StudentT)
+ELEMENTWISE = (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Laplace,
+    NegativeBinomial,
+    Poisson,
+    Quantile,
+    StudentT,
+)
 
 __all__ = [
     "ELEMENTWISE",
@@ -17,6 +27,8 @@ __all__ = [
     "Gibbs",
     "Laplace",
     "Likelihood",
+    "NegativeBinomial",
+    "Poisson",
     "Quantile",
     "StudentT",
     "get",
