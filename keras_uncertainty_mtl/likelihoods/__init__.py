@@ -6,17 +6,12 @@ from keras_uncertainty_mtl.likelihoods.counts import NegativeBinomial, Poisson
 from keras_uncertainty_mtl.likelihoods.discrete import Bernoulli, Categorical
 from keras_uncertainty_mtl.likelihoods.gibbs import Gibbs
 from keras_uncertainty_mtl.likelihoods.identifiers import get
+from keras_uncertainty_mtl.likelihoods.ordinal import Ordinal
 
 # Those whose loss of an element depends on nothing but the element.
 ELEMENTWISE = (
-    Bernoulli,
-    Categorical,
-    Gaussian,
-    Laplace,
-    NegativeBinomial,
-    Poisson,
-    Quantile,
-    StudentT,
+    *(Bernoulli, Categorical, Gaussian, Laplace, NegativeBinomial),
+    *(Ordinal, Poisson, Quantile, StudentT),
 )
 
 __all__ = [
@@ -28,6 +23,7 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "NegativeBinomial",
+    "Ordinal",
     "Poisson",
     "Quantile",
     "StudentT",
