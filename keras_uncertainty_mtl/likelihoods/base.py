@@ -161,6 +161,42 @@ class Likelihood:
         """
         return {"prediction": predictions}
 
+    def exact_form(self) -> "Likelihood":
+        """The likelihood that is calibrated: itself, or an approximate one's exact form."""
+        return self
+
+    def logits(self, predictions: Tensor) -> Tensor:
+        """The predictions as `exact_form` takes them."""
+        return predictions
+
+    def nonconformity(self, targets: Tensor, predictions: Tensor, sigma: Any) -> Tensor | None:
+        """The conformal score of each element: the larger, the less a target is expected.
+
+        Args:
+            targets: As in `loss`.
+            predictions: As the trained model answers: at their temperature, if any.
+            sigma: The task's σ, which broadcasts over the elements.
+
+        Returns:
+            Tensor of one number an element; `None` if the likelihood has no score.
+        """
+        return None
+
+    def prediction_region(
+        self, predictions: Tensor, sigma: Any, quantile: Any
+    ) -> dict[str, Tensor]:
+        """The targets whose `nonconformity` is at most a quantile.
+
+        Args:
+            predictions, sigma: As in `predictive`.
+            quantile: The quantile of the scores, a number or a NumPy vector as `sigma`; it may be
+                infinite.
+
+        Returns:
+            Dict of `"lower"` and `"upper"`, or of a `"set"`: truth values, by class on a last axis.
+        """
+        return {}
+
     def loss_shape(self, prediction_shape: Shape) -> Shape:
         """The shape of the losses, whose last axis is that of the channels."""
         return self.target_shape(prediction_shape)

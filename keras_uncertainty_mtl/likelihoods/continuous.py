@@ -50,6 +50,19 @@ class _Continuous(Likelihood):
         zeros = ops.zeros_like(self.location(predictions))
         return ops.exp(0.5 * (zeros + self.element_log_variance(predictions))) * sigma
 
+    def nonconformity(self, targets: Tensor, predictions: Tensor, sigma: Any) -> Tensor:
+        """The distance of each target from its estimate, in units of its σ."""
+        distance = ops.abs(targets - self.location(predictions))
+        return distance / self.element_sigma(predictions, sigma)
+
+    def prediction_region(
+        self, predictions: Tensor, sigma: Any, quantile: Any
+    ) -> dict[str, Tensor]:
+        """The `"lower"` and the `"upper"` end of each interval, `quantile · σ` from its middle."""
+        middle = self.location(predictions)
+        half = self.element_sigma(predictions, sigma) * quantile
+        return {"lower": middle - half, "upper": middle + half}
+
     def target_shape(self, prediction_shape: Shape) -> Shape:
         """The predictions' shape, with half of the channels where the others hold `h`."""
         if not self.heteroscedastic:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from keras import backend, ops
+from keras import backend, config, ops
 
 from keras_uncertainty_mtl._reductions import nan_unless
 from keras_uncertainty_mtl._shapes import Shape
@@ -38,6 +38,15 @@ class _Discrete(Likelihood):
         self.from_logits = from_logits
         self.approximate = approximate
         self.is_tempered = not approximate
+
+    def exact_form(self) -> Likelihood:
+        """The exact form of the same labels, which takes logits."""
+        exact = {"approximate": False, "from_logits": True}
+        return self if self.is_tempered else self.from_config(self.get_config() | exact)
+
+    def nonconformity(self, targets: Tensor, predictions: Tensor, sigma: Any) -> Tensor:
+        """The negative logarithm of the probability of each label."""
+        return self.loss(targets, predictions)
 
     def get_config(self) -> dict[str, Any]:
         own = {"from_logits": self.from_logits, "approximate": self.approximate}
@@ -126,6 +135,18 @@ class Categorical(_Discrete):
         """The `"probabilities"` of the classes, from predictions at their temperature if any."""
         return {"probabilities": ops.softmax(predictions) if self.from_logits else predictions}
 
+    def logits(self, predictions: Tensor) -> Tensor:
+        """The logits, or the logarithms of the probabilities, which have the same softmax."""
+        return predictions if self.from_logits else _log(predictions)
+
+    def prediction_region(
+        self, predictions: Tensor, sigma: Any, quantile: Any
+    ) -> dict[str, Tensor]:
+        """The `"set"` of the classes that are likely enough, over the last axis."""
+        if self.per_channel:
+            quantile = np.expand_dims(quantile, -1)
+        return {"set": ops.log_softmax(predictions) >= -quantile}
+
     def loss_shape(self, prediction_shape: Shape) -> Shape:
         """The predictions' shape without its last axis."""
         self.target_shape(prediction_shape)
@@ -208,6 +229,22 @@ class Bernoulli(_Discrete):
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"probabilities"` of yes, from predictions at their temperature if any."""
         return {"probabilities": ops.sigmoid(predictions) if self.from_logits else predictions}
+
+    def logits(self, predictions: Tensor) -> Tensor:
+        """The logits of yes, also of probabilities."""
+        return predictions if self.from_logits else _log(predictions) - _log(1.0 - predictions)
+
+    def prediction_region(
+        self, predictions: Tensor, sigma: Any, quantile: Any
+    ) -> dict[str, Tensor]:
+        """The `"set"` of the answers that are likely enough: no and yes, on a new last axis."""
+        log_probabilities = [ops.log_sigmoid(-predictions), ops.log_sigmoid(predictions)]
+        return {"set": ops.stack([each >= -quantile for each in log_probabilities], axis=-1)}
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    """The logarithms of probabilities, which Keras's cross-entropy cuts off likewise."""
+    return ops.log(ops.maximum(probabilities, config.epsilon()))
 
 
 def _class_ids(targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
