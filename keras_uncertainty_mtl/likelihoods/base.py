@@ -169,7 +169,12 @@ class Likelihood:
         """The predictions as `exact_form` takes them."""
         return predictions
 
-    def nonconformity(self, targets: Tensor, predictions: Tensor, sigma: Any) -> Tensor | None:
+    @property
+    def has_intervals(self) -> bool:
+        """True if there is a `nonconformity`, on which intervals or sets rest."""
+        return type(self).nonconformity is not Likelihood.nonconformity
+
+    def nonconformity(self, targets: Tensor, predictions: Tensor, sigma: Any) -> Tensor:
         """The conformal score of each element: the larger, the less a target is expected.
 
         Args:
@@ -178,9 +183,9 @@ class Likelihood:
             sigma: The task's σ, which broadcasts over the elements.
 
         Returns:
-            Tensor of one number an element; `None` if the likelihood has no score.
+            Tensor of one number an element.
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} has no `nonconformity()`.")
 
     def prediction_region(
         self, predictions: Tensor, sigma: Any, quantile: Any
