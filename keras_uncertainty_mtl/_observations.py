@@ -46,6 +46,11 @@ class Observations:
         """These, with no class or label that counts more than another."""
         return replace(self, weights=self.given_weights)
 
+    def in_exact_form(self) -> "Observations":
+        """These, in the form whose temperature calibrates an approximate likelihood."""
+        logits = self.likelihood.logits(self.predictions)
+        return replace(self, likelihood=self.likelihood.exact_form(), predictions=logits)
+
     @functools.cached_property
     def weight_sum(self) -> Tensor:
         """The sums `Σ w`."""
@@ -95,6 +100,16 @@ class Observations:
         if not self.likelihood.follows_losses or self.likelihood.has_closed_form:
             return self.scaled_loss_sum
         return self._sum(self._at(self.likelihood.running_loss, log_variance))
+
+    def nonconformity(self, log_variance: Tensor) -> Tensor:
+        """The conformal score of each element, at an `s` a channel."""
+        likelihood = self.likelihood
+
+        def score(targets: Tensor, predictions: Tensor, s: Tensor) -> Tensor:
+            tempered = likelihood.temper(predictions, s)
+            return likelihood.nonconformity(targets, tempered, ops.exp(0.5 * s))
+
+        return self._at(score, log_variance)
 
     def _at(self, function: Any, log_variance: Tensor) -> Tensor:
         """The values of a function of targets, predictions and an `s` a channel."""

@@ -1,6 +1,9 @@
 """Reductions: from elements to sums, and from sums to means over all replicas of a strategy."""
 
+from typing import Any
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._shapes import Tensor
@@ -63,6 +66,32 @@ def sum_over_replicas(values: Tensor) -> Tensor:
     import tensorflow as tf
 
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def add_exactly(variable: Any, values: Tensor) -> None:
+    """Adds to a variable of rounded sums, and of the excess of each over its exact value.
+
+    This is Kahan's summation: over many batches single precision loses digits, and JAX has no other
+    unless told to.
+    """
+    before, excess = ops.unstack(ops.convert_to_tensor(variable), 2)
+    values = ops.cast(values, "float32") - excess
+    after = before + values
+    variable.assign(ops.stack([after, after - before - values]))
+
+
+def exact_sums(variable: Any) -> Any:
+    """The sums of `add_exactly`, in double precision."""
+    return np.subtract(*variable.numpy().astype("float64"))
+
+
+def replica_index() -> Any:
+    """The number of this replica, from 0 on."""
+    if num_replicas() == 1:
+        return 0
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().replica_id_in_sync_group
 
 
 def num_replicas() -> int:

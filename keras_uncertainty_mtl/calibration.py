@@ -1,9 +1,10 @@
-"""Log-variances of maximum likelihood, on data that a trained network has not seen."""
+"""Log-variances and temperatures of maximum likelihood, on data that a network has not seen."""
 
 import contextlib
 import types
 import warnings
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.polynomial import Polynomial
 
 from keras_uncertainty_mtl._groups import BOUND, Group
 from keras_uncertainty_mtl._observations import Observations
+from keras_uncertainty_mtl._reductions import add_exactly, exact_sums
+from keras_uncertainty_mtl.conformal import ScoreCounts, warn_of_tasks_without
 from keras_uncertainty_mtl.inference import without_weighting
 
 # Without a closed form, σ is searched between 2e-9 and 5e8. Each pass over the data leaves a
@@ -23,44 +26,78 @@ ROUNDING = 1e-6  # Smaller differences of means, absolute or relative, may be ro
 SAME_DATA = 1e-4  # Relative differences of sums over data in another order and other batches.
 
 
-def optimal_log_variances(model: Any, x: Any, y: Any = None, **arguments: Any) -> dict[str, Any]:
-    """The log-variances under which the data are most likely, with the network as it is.
+class Calibration(NamedTuple):
+    """What held-out data say, by task."""
 
-    NaN where no element is observed, and, with a warning, where no σ is the most likely one.
+    log_variances: dict[str, Any]  # NaN where nothing is known.
+    exact_forms: dict[str, Any]  # The `s` of each approximate likelihood's exact form.
+    quantiles: dict[str, Any]  # Of the conformal scores.
+
+
+def calibration_on(
+    model: Any, scored_at: dict[str, Any], level: float | None, x: Any, y: Any, **arguments: Any
+) -> Calibration:
+    """The log-variances under which data are most likely, and the quantiles of their scores.
+
+    Args:
+        model: A `MultiTaskModel`, whose network stays as it is.
+        scored_at: Dict from each task to the `s` of its exact form that its scores are at.
+        level: The share of scores below the quantile, `None` for no quantile.
+        x, y, **arguments: As in `keras.Model.evaluate`.
     """
-    searched = [task for task, each in model.weighting.tasks.items() if not each.has_closed_form]
-    if searched and isinstance(x, types.GeneratorType):
-        raise ValueError(
-            f"calibrate() reads the data {PASSES} times, because {searched} have no closed form. "
-            "Received: a generator, to be read once. Hand over arrays or a tf.data.Dataset."
-        )
+    if level is not None:
+        warn_of_tasks_without(model.weighting.tasks)
     on_tensorflow = keras.backend.backend() == "tensorflow"
     with model.distribute_strategy.scope() if on_tensorflow else contextlib.nullcontext():
-        evaluation = _Evaluation(model)
+        own, exact, scores = _sums(model.weighting.groups, scored_at, level)
+        evaluation = _Evaluation(model, [*own, *exact, *scores])
+    passes = max(sums.passes for sums in evaluation.sums)
+    if passes > 1 and isinstance(x, types.GeneratorType):
+        searched = {task for sums in evaluation.sums if sums.passes > 1 for task in sums.tasks}
+        raise ValueError(
+            f"calibrate() reads the data {passes} times, because {sorted(searched)} have no closed "
+            "form, or intervals. Received: a generator, to be read once. Hand over arrays or a "
+            "tf.data.Dataset."
+        )
     evaluation.read(x, y, **arguments)
-    for _ in range(PASSES - 1 if searched else 0):
-        before = [sums.of_data() for sums in evaluation.sums]
+    for _ in range(passes - 1):
         for sums in evaluation.sums:
-            sums.refine_grid()
+            sums.narrow()
         evaluation.read(x, y, **arguments)
-        for sums, earlier in zip(evaluation.sums, before, strict=True):
-            sums.check_same_data(earlier)
+    found = Calibration({}, {}, {})
+    for results, metrics in zip(found, (own, exact, scores), strict=True):
+        for sums in metrics:
+            results.update(sums.result_by_task())
+    for task, s in found.exact_forms.items():
+        found.exact_forms[task] = np.where(np.isnan(s), scored_at[task], s)
+    return found
 
-    optima: dict[str, Any] = {}
-    for sums in evaluation.sums:
-        optima |= sums.optima()
-    return optima
+
+def _sums(groups: list[Group], scored_at: dict[str, Any], level: float | None) -> Any:
+    """Lists of sums that log-variances, temperatures beside them, and quantiles follow from."""
+    own = [_GroupSums(*each) for each in enumerate(groups)]
+    exact = [
+        _GroupSums(index, replace(group, likelihood=form))
+        for index, group in enumerate(groups)
+        if (form := group.likelihood.exact_form()) is not group.likelihood
+    ]
+    scores = [
+        ScoreCounts(index, group, scored_at, level)
+        for index, group in enumerate(groups)
+        if level is not None and group.likelihood.has_intervals
+    ]
+    return own, exact, scores
 
 
 class _Evaluation(keras.Model):
-    """A model whose `evaluate` adds up the sums that the tasks' optima follow from."""
+    """A model whose `evaluate` hands the observations of each batch to metrics that sum them up."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, sums: list[Any]) -> None:
         network = without_weighting(model, tempered=False)
         super().__init__(network.input, network.output, name="calibration")
         self._weighting = model.weighting
         self._model_loss = model.compute_loss
-        self.sums = [_GroupSums(group) for group in model.weighting.groups]
+        self.sums = sums
         self._has_batches = False
         self.compile(run_eagerly=model.run_eagerly, jit_compile=model.jit_compile)
 
@@ -78,9 +115,10 @@ class _Evaluation(keras.Model):
                 variable.assign(value)
         if not self._has_batches:
             raise ValueError(
-                f"calibrate() expects data that can be read {PASSES} times where a task has no "
-                "closed form, and once elsewhere. Received: data without any batch, or with none "
-                "left. Hand over arrays, or a tf.data.Dataset that starts anew each time."
+                "calibrate() expects data that can be read several times where a task has no "
+                "closed form, or `intervals` are given, and once elsewhere. Received: data without "
+                "any batch, or with none left. Hand over arrays, or a tf.data.Dataset that starts "
+                "anew each time."
             )
 
     def _count(self, *_: Any, **__: Any) -> None:
@@ -96,8 +134,8 @@ class _Evaluation(keras.Model):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         batches = self._weighting.observe(y_pred, y, sample_weight)
-        for sums, batch in zip(self.sums, batches, strict=True):
-            sums.update_state(batch)
+        for sums in self.sums:
+            sums.update_state(batches)
         return super().get_metrics_result()
 
     def get_metrics_result(self) -> Any:
@@ -108,23 +146,25 @@ class _Evaluation(keras.Model):
 class _GroupSums(keras.metrics.Metric):
     """Sums over all batches: of a group's losses, or of its likelihoods under a grid of `s`."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, index: int, group: Group) -> None:
         super().__init__(name="sums")
-        self._group = group
+        self._index, self._group = index, group
         self._grid: Any = None
-        points = 1 if group.likelihood.has_closed_form else GRID_SIZE
+        self._earlier: Any = None  # The sums of the data in the pass before.
+        self.tasks = group.tasks
+        self.passes, points = (1, 1) if group.likelihood.has_closed_form else (PASSES, GRID_SIZE)
         shape = (points, len(group.tasks), group.channels)
         if points > 1:
             self._grid = self.add_variable(shape, "zeros", "float32", "only_first_replica")
             ends = np.full(shape[1:], GRID_END)
             self._grid.assign(np.linspace(-ends, ends, points))
-        # The rounded sums, and by how much they are too large: over many batches single precision
-        # loses digits, and JAX has no other unless told to. The last two rows are of the raw losses
-        # and of the weights.
+        # The last two rows are of the raw losses and of the weights.
         self._sums = self.add_variable((2, points + 2, *shape[1:]), "zeros", "float32")
 
-    def update_state(self, batch: Observations) -> None:
-        batch = batch.without_label_weights()
+    def update_state(self, batches: list[Observations]) -> None:
+        batch = batches[self._index].without_label_weights()
+        if batch.likelihood is not self._group.likelihood:
+            batch = batch.in_exact_form()
         if self._grid is None:
             sums = ops.expand_dims(batch.scaled_loss_sum, 0)
         else:
@@ -132,11 +172,7 @@ class _GroupSums(keras.metrics.Metric):
             # One point after the other, so that only one of them is in memory.
             sums = ops.map(batch.negative_log_likelihood_sum, grid)
         rows = ops.concatenate([sums, ops.stack([batch.loss_sum, batch.weight_sum])])
-        # Kahan's summation.
-        before, excess = ops.unstack(ops.convert_to_tensor(self._sums), 2)
-        rows = ops.cast(rows, "float32") - excess
-        after = before + rows
-        self._sums.assign(ops.stack([after, after - before - rows]))
+        add_exactly(self._sums, rows)
 
     def reset_state(self) -> None:
         """Forgets all batches, and keeps the grid."""
@@ -145,13 +181,12 @@ class _GroupSums(keras.metrics.Metric):
     def result(self) -> dict[str, Any]:
         return {}  # The sums are not for the progress bar.
 
-    def of_data(self) -> Any:
-        """The sums of the raw losses and of the weights, which no grid changes."""
-        return np.subtract(*self._sums.numpy().astype("float64"))[-2:]
-
-    def check_same_data(self, earlier: Any) -> None:
-        """Refuses data whose sums are not those of the earlier pass."""
-        now = self.of_data()
+    def _check_same_data(self) -> None:
+        """Refuses data whose losses and weights have other sums than in the pass before."""
+        now, earlier = exact_sums(self._sums)[-2:], self._earlier
+        self._earlier = now
+        if earlier is None:
+            return
         # The cross-entropy of a perfect network is all rounding.
         rounding = ROUNDING * now[1] * self._group.likelihood.is_tempered
         differs = ~np.isclose(now, earlier, rtol=SAME_DATA, atol=rounding, equal_nan=True)
@@ -166,14 +201,16 @@ class _GroupSums(keras.metrics.Metric):
                 "Leave out random augmentation, or read once and keep: `dataset.cache()`."
             )
 
-    def refine_grid(self) -> None:
-        """Places the grid between the neighbours of its best point."""
+    def narrow(self) -> None:
+        """Places the grid between the neighbours of its best point, for the next pass."""
+        self._check_same_data()
         if self._grid is not None:
             finer_grid = np.vectorize(_finer_grid, signature="(n),(n)->(n)")
             self._grid.assign(finer_grid(self._grid.numpy().T, self._means()[0].T).T)
 
-    def optima(self) -> dict[str, Any]:
+    def result_by_task(self) -> dict[str, Any]:
         """The log-variances of maximum likelihood of each task, NaN where there are none."""
+        self._check_same_data()
         means, is_observed = self._means()
         if self._grid is None:
             optima = self._group.likelihood.optimum(np.where(means[0] > 0, means[0], np.nan))
@@ -182,10 +219,11 @@ class _GroupSums(keras.metrics.Metric):
             optima = minimum(self._grid.numpy().T, means.T).T
         optima = np.where(np.abs(optima) > BOUND, np.nan, optima)
         is_unknown = np.any(np.isnan(optima) & is_observed, axis=1)
+        name = "temperature" if self._group.likelihood.is_tempered else "σ"
         for task in np.compress(is_unknown, self._group.tasks):
             warnings.warn(
-                f"Task '{task}': no σ is the most likely one, so it stays as it is. The network "
-                "makes no error at all on these data, or knows nothing of them.",
+                f"Task '{task}': no {name} is the most likely one, so it stays as it is. The "
+                "network makes no error at all on these data, or knows nothing of them.",
                 stacklevel=4,
             )
         optima = optima if self._group.likelihood.per_channel else optima[:, 0]
@@ -193,7 +231,7 @@ class _GroupSums(keras.metrics.Metric):
 
     def _means(self) -> tuple[Any, Any]:
         """The means over all observed elements, NaN where there are none, and where there are."""
-        *sums, _, total = np.subtract(*self._sums.numpy().astype("float64"))
+        *sums, _, total = exact_sums(self._sums)
         total = np.nan_to_num(total, nan=1.0)  # Its sums are NaN too, and refused below.
         # Far from the optimum a likelihood may be out of the range of its dtype.
         means = np.where(np.isfinite(sums), sums, np.inf) / np.where(total > 0, total, np.nan)

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_uncertainty_mtl._calibration_state import CalibrationState
 from keras_uncertainty_mtl._structures import by_task, in_structure_of
+from keras_uncertainty_mtl.conformal import with_rounding
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
 
@@ -70,6 +72,40 @@ def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
     elif isinstance(inputs, (list, tuple)):
         inputs = [tensor for tensor in inputs if id(tensor) in needed]
     return keras.Model(inputs, network.output, name=model.name)
+
+
+def predictive_outputs(weighting: Any, state: CalibrationState, predictions: Any) -> dict[str, Any]:
+    """The parameters and the regions of each task's distribution, with all that is known of now.
+
+    Args:
+        weighting: The `UncertaintyWeighting`.
+        state: The model's numbers beside σ.
+        predictions: Symbolic predictions of the `inference_model`.
+    """
+    log_variances = weighting.log_variances()
+    outputs: dict[str, Any] = {}
+    for task, prediction in by_task(weighting.tasks, predictions, "predictions").items():
+        likelihood = weighting.tasks[task]
+        form = likelihood.exact_form()
+        # Half precision may not hold a σ in the task's units.
+        dtype = "float64" if prediction.dtype == "float64" else "float32"
+        prediction = ops.cast(prediction, dtype)
+        logits, answered_at = likelihood.logits(prediction), 0.0
+        if likelihood.is_tempered:
+            answered_at = log_variances[task]
+        sigma = np.exp(0.5 * log_variances[task]).astype(dtype)
+        parameters = likelihood.predictive(prediction, sigma)
+        if task in state.log_temperatures:
+            log_temperature = state.log_temperatures[task].astype(dtype)
+            parameters = form.predictive(form.temper(logits, log_temperature), sigma)
+        if task in state.quantiles:
+            s = state.scored_at[task]
+            tempered = form.temper(logits, (s - answered_at).astype(dtype))
+            quantile = with_rounding(state.quantiles[task]).astype(dtype)
+            scale = np.exp(0.5 * s).astype(dtype)
+            parameters |= form.prediction_region(tempered, scale, quantile)
+        outputs |= {f"{task}_{name}": tensor for name, tensor in parameters.items()}
+    return outputs
 
 
 def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_uncertainty_mtl._calibration_state import CalibrationState
 from keras_uncertainty_mtl._checks import check_strategy
 from keras_uncertainty_mtl._compiled_metrics import observed_metrics
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
@@ -16,8 +16,9 @@ from keras_uncertainty_mtl._observed_metrics import observed_elements
 from keras_uncertainty_mtl._reductions import num_replicas
 from keras_uncertainty_mtl._shapes import Tensor
 from keras_uncertainty_mtl._structures import by_task, naming_task
-from keras_uncertainty_mtl.calibration import optimal_log_variances
-from keras_uncertainty_mtl.inference import inference_model
+from keras_uncertainty_mtl.calibration import calibration_on
+from keras_uncertainty_mtl.conformal import check_level
+from keras_uncertainty_mtl.inference import inference_model, predictive_outputs
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
 
@@ -84,6 +85,7 @@ class MultiTaskModel(keras.Model):
         self.weighting = held[0]
         self.weighting.reports = False  # Inside of another model, it sees no batches.
         names = {task: task for task in self.weighting.tasks}
+        self._calibration = CalibrationState()
         name_outputs(self, keras.tree.flatten(names if isinstance(outputs, dict) else list(names)))
 
     @property
@@ -129,6 +131,7 @@ class MultiTaskModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function that `fit` runs; see `keras.Model`."""
+        self._calibration.assign({}, {}, {})  # It is of the network before this training.
         self._keep_off_weight_decay()  # A user's own exclusion makes Keras forget all others.
         return super().make_train_function(force)
 
@@ -200,6 +203,7 @@ class MultiTaskModel(keras.Model):
         batch_size: int | None = None,
         steps: int | None = None,
         verbose: Any = "auto",
+        intervals: float | None = None,
     ) -> dict[str, Any]:
         """Sets every σ to its maximum-likelihood value on held-out data, the network as it is.
 
@@ -224,9 +228,15 @@ class MultiTaskModel(keras.Model):
         References:
             - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), for temperature scaling
         """
+        check_level(intervals)
         options = {"batch_size": batch_size, "steps": steps, "verbose": verbose}
-        optima = optimal_log_variances(self, x, y, sample_weight=sample_weight, **options)
-        self.weighting.set_log_variances(optima)
+        # Scores at a σ from other data keep the quantile exact.
+        scored_at = self._calibration.exact_log_variances(self.weighting)
+        found = calibration_on(
+            self, scored_at, intervals, x, y, sample_weight=sample_weight, **options
+        )
+        self.weighting.set_log_variances(found.log_variances)
+        self._calibration.assign(found.exact_forms, scored_at, found.quantiles)
         return self.weighting.sigmas()
 
     def predictive_model(self) -> keras.Model:
@@ -248,17 +258,8 @@ class MultiTaskModel(keras.Model):
         >>> scales = predicted["depth_scale"]  # one for each of predicted["depth_location"]
         """
         network = inference_model(self)
-        log_variances = self.weighting.log_variances()
-        predictions = by_task(log_variances, network.output, "predictions")
-        outputs: dict[str, Any] = {}
-        for task, prediction in predictions.items():
-            # Half precision may not hold a σ in the task's units.
-            dtype = "float64" if prediction.dtype == "float64" else "float32"
-            prediction = ops.cast(prediction, dtype)
-            sigma = np.exp(0.5 * log_variances[task]).astype(dtype)
-            parameters = self.weighting.tasks[task].predictive(prediction, sigma)
-            outputs |= {f"{task}_{name}": tensor for name, tensor in parameters.items()}
-        predictive = keras.Model(network.input, outputs, name=self.name)
+        outputs = predictive_outputs(self.weighting, self._calibration, network.output)
+        predictive = keras.Model(network.input, outputs, name=f"{self.name}_predictive_snapshot")
         predictive(predictive.input)  # As for `inference_model`.
         return predictive
 
