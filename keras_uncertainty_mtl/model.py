@@ -208,29 +208,53 @@ class MultiTaskModel(keras.Model):
         """Sets every σ to its maximum-likelihood value on held-out data, the network as it is.
 
         Training errors understate test errors, so the trained σ is too small. Held-out data give σ
-        in closed form, and by temperature scaling for the exact classification forms. Missing
-        labels, masks and sample weights count as in training. A task without any label keeps its σ.
-        The data are read once, or three times where a task has no closed form.
+        in closed form, the factor of a heteroscedastic σ too, and by temperature scaling for the
+        exact classification forms. An approximate form or a head of probabilities gets a
+        temperature of its own, which only `predictive_model` uses: there σ² weighs the loss. For
+        probabilities it divides their logarithms. A `Gibbs` loss has neither.
+
+        `intervals=0.95` adds split-conformal intervals and sets to `predictive_model`. They hold
+        a new target with at least this probability, whatever the network, if it is exchangeable
+        with the labels given here. An interval reaches `q · σ` to both sides, with the σ of the
+        element in a heteroscedastic task. A set holds each class with `-log p ≤ q`, and may be
+        empty. `q` is the `⌈0.95 · (n + 1)⌉`-th smallest of the `n` labels' `|y - f| / σ` or
+        `-log p`; with weights the smallest `q` with `Σ w·[score ≤ q] ≥ 0.95 · (Σ w + max w)`.
+
+        - The unit is an element. Pixels of one image depend on each other, so the share of the next
+          image may differ from that of many.
+        - Each channel of a `per_channel` task has a `q` of its own. All others share one a task.
+        - If there are fewer than `0.95 / (1 - 0.95)` labels, intervals are infinite and sets hold
+          every class, with a warning.
+        - The `-log p` are at the temperature from before this call, as data that had chosen it
+          would suit it too well. Calibrate with other data first to have the better of two.
+
+        Missing labels, masks and sample weights count as in training. A task without any label
+        keeps its σ. The data are read once, or three times for a temperature or for `intervals`.
+        Temperatures beside σ and intervals are saved with the model. Training on forgets them.
 
         Args:
             x, y, sample_weight, batch_size, steps, verbose: As in `keras.Model.evaluate`.
+            intervals: The share of new targets to be held, between 0 and 1. `None`: no intervals.
 
         Returns:
             Dict from task to its new σ, as `weighting.sigmas()`.
 
         Raises:
-            ValueError: If a task's loss is not finite, or a generator would have to be read again.
+            ValueError: If a task's loss is not finite, or data would have to be read again and are
+                a generator, or others each time.
 
         Example:
 
-        >>> sigmas = model.calibrate(x_held_out, y_held_out, verbose=0)
+        >>> sigmas = model.calibrate(x_held_out, y_held_out, intervals=0.9, verbose=0)
 
         References:
             - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), for temperature scaling
+            - [Angelopoulos & Bates, 2021](https://arxiv.org/abs/2107.07511), for intervals and sets
+            - [Tibshirani et al., 2019](https://arxiv.org/abs/1904.06019), for weights
         """
         check_level(intervals)
         options = {"batch_size": batch_size, "steps": steps, "verbose": verbose}
-        # Scores at a σ from other data keep the quantile exact.
+        # At a temperature that these data had chosen, scores would not be exchangeable with others.
         scored_at = self._calibration.exact_log_variances(self.weighting)
         found = calibration_on(
             self, scored_at, intervals, x, y, sample_weight=sample_weight, **options
@@ -242,15 +266,17 @@ class MultiTaskModel(keras.Model):
     def predictive_model(self) -> keras.Model:
         """A model that answers with distributions: what is predicted, and how sure it is.
 
-        σ goes into it as a constant, as it is at this moment: make another one after training on.
-        It shares the network's layers. Neither a saved model nor an export of it needs this
-        package, or targets.
+        It is a snapshot, as its name says: σ, temperatures and intervals are constants of this
+        moment, while it shares the network's layers. Make another one after training on. Neither a
+        saved model nor an export of it needs this package, or targets.
 
         Returns:
             A functional `keras.Model` with a dict of outputs: `"{task}_mean"` and
             `"{task}_standard_deviation"` for `Gaussian`; `"{task}_location"` and `"{task}_scale"`,
             which is `σ / √2`, for `Laplace`; `"{task}_probabilities"` for `Categorical` and
-            `Bernoulli`; `"{task}_prediction"` for `Gibbs`.
+            `Bernoulli`; `"{task}_prediction"` for `Gibbs`. After `calibrate(intervals=…)` also
+            `"{task}_lower"` and `"{task}_upper"` for `Gaussian` and `Laplace`, and `"{task}_set"`
+            for classes: truth values by class on the last axis, of `Bernoulli` by no and yes.
 
         Example:
 

@@ -411,7 +411,9 @@ class TestCalibrate:
         model = make_model({"kind": Categorical(), "mean": Gaussian()})
         logits = model.predict(x, verbose=0)["kind"]
         for kind in (logits.argmax(axis=-1), logits.argmin(axis=-1)):
-            with pytest.warns(UserWarning, match="Task 'kind': no temperature is the most likely one"):
+            with pytest.warns(
+                UserWarning, match="Task 'kind': no temperature is the most likely one"
+            ):
                 sigmas = model.calibrate(x, {"kind": kind, "mean": y["mean"]}, verbose=0)
             assert sigmas["kind"] == 1
             assert sigmas["mean"] < 0.1

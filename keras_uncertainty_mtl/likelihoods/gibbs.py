@@ -55,6 +55,9 @@ class Gibbs(Likelihood):
     cosine distance for `CosineSimilarity`, the deviance for `Poisson`, and `KLDivergence` counts
     sums other than 1. Where the mean of any other loss falls below 0, the combined loss is NaN.
 
+    A loss alone does not say which targets are likely. So calibration sets σ, and no more:
+    `predictive_model` has the network's own output, without a temperature, an interval or a set.
+
     Args:
         loss: A `keras.losses.Loss`, its name or config, or a function of `(y_true, y_pred)`.
             Left out, the prediction is the loss itself, and the task has no labels.
