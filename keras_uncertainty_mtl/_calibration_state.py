@@ -24,7 +24,9 @@ class CalibrationState(keras.layers.Layer):
 
     def assign(self, *rows: Mapping[str, Any]) -> None:
         """Replaces all three."""
-        self.log_temperatures, self.scored_at, self.quantiles = map(dict, rows)
+        self.log_temperatures, self.scored_at, self.quantiles = (
+            {task: np.asarray(value, "float64") for task, value in row.items()} for row in rows
+        )
 
     def exact_log_variances(self, weighting: Any) -> dict[str, Any]:
         """The `s` of each task's exact form."""

@@ -1,4 +1,4 @@
-"""Calibrates on one device and on two replicas, and prints a line of σ for each.
+"""Calibrates on one device and on two replicas, and prints a line of all numbers for each.
 
 This is a process of its own, because TensorFlow's collectives keep one number of replicas.
 """
@@ -38,9 +38,14 @@ def main():
             model = MultiTaskModel(inputs, outputs, tasks)
             model.compile(keras.optimizers.SGD(0.0))
         # The last batch has 8 samples, and training goes on.
+        weights = {"far": np.where(np.arange(200) == 37, 9.0, 1.0), "near": None, "kind": None}
+        model.calibrate(x, y, sample_weight=weights, batch_size=32, intervals=0.9, verbose=0)
+        answers = model.predictive_model().predict(x, verbose=0)
+        regions = [answers["far_upper"], answers["near_lower"], answers["kind_set"]]
         model.calibrate(x, y, batch_size=32, verbose=0)
         model.fit(x, y, batch_size=32, shuffle=False, verbose=0)
-        print(*np.concatenate([np.ravel(sigma) for sigma in model.weighting.sigmas().values()]))
+        numbers = [*model.weighting.sigmas().values(), *regions]
+        print(*np.concatenate([np.ravel(each) for each in numbers]).astype(float))
 
 
 if __name__ == "__main__":
