@@ -23,7 +23,7 @@ from keras_uncertainty_mtl.likelihoods import Likelihood
 BINS = 2048
 LOWEST_BITS = (22, 11, 0)
 
-ROUNDING = 1e-5  # Differences of scores, absolute or relative, may be rounding errors.
+ROUNDING = 2e-6  # Relative differences of scores may be rounding errors.
 SAME_WEIGHT = 1e-9  # Relative differences of sums of weights in double precision may be.
 SAME_DATA = 1e-4  # Relative differences of sums over data in another order and other batches.
 
@@ -49,7 +49,7 @@ def warn_of_tasks_without(tasks: Mapping[str, Likelihood]) -> None:
 
 def with_rounding(quantile: Any) -> Any:
     """A quantile that scores at it do not exceed where they are computed in another way."""
-    return quantile + ROUNDING * (1.0 + np.abs(quantile))
+    return quantile + ROUNDING * np.abs(quantile)
 
 
 class ScoreCounts(keras.metrics.Metric):

@@ -1,4 +1,4 @@
-"""Reliability: the frequency of events against their predicted probability."""
+"""Reliability: events against their predicted probability, errors against their noise."""
 
 import math
 from typing import Any, NamedTuple
@@ -73,11 +73,42 @@ def central_mass(targets: Any, locations: Any, scales: Any, distribution: str = 
     >>> mass = central_mass(y1, p["depth_location"], p["depth_scale"], "laplace")
     >>> coverage = np.mean(mass <= 0.95)  # of the 95% intervals
     """
-    if distribution not in _MASS_WITHIN:
-        raise ValueError(f"`distribution` is one of {[*_MASS_WITHIN]}. Received: {distribution!r}")
-    targets, locations, scales = (np.asarray(a, "float64") for a in (targets, locations, scales))
-    _check_intervals(targets, locations, scales)
+    targets, locations, scales = _checked(targets, locations, scales, distribution)
     return _MASS_WITHIN[distribution](np.abs(targets.reshape(scales.shape) - locations) / scales)
+
+
+def errors_by_scale(
+    targets: Any, locations: Any, scales: Any, distribution: str = "gaussian", bins: int = 10
+) -> tuple[Any, Any]:
+    """Compares the predicted noise of elements with their errors, in bins of equal number.
+
+    Args:
+        targets, locations, scales, distribution: As in `central_mass`.
+        bins: Number of bins.
+
+    Returns:
+        Two vectors of one number a bin, equal if predictions are right: of a Gaussian the root mean
+        squares of the standard deviations and of the errors, of a Laplace distribution the means of
+        the scales and of the absolute errors.
+
+    Raises:
+        ValueError: As in `central_mass`.
+
+    Example:
+
+    >>> p = model.predictive_model().predict(x, verbose=0)
+    >>> noise, error = errors_by_scale(y1, p["depth_location"], p["depth_scale"], "laplace")
+
+    References:
+        - [Levi et al., 2020](https://arxiv.org/abs/1905.11659)
+    """
+    targets, locations, scales = _checked(targets, locations, scales, distribution)
+    power = 2.0 if distribution == "gaussian" else 1.0
+    errors = np.abs(targets.reshape(scales.shape) - locations)
+    order = np.argsort(scales, axis=None)
+    parts = [np.array_split(each.ravel()[order] ** power, bins) for each in (scales, errors)]
+    noise, error = ([np.mean(part) for part in each if part.size] for each in parts)
+    return np.power(noise, 1.0 / power), np.power(error, 1.0 / power)
 
 
 _MASS_WITHIN = {
@@ -114,7 +145,11 @@ def _events(labels: Any, probabilities: Any) -> tuple[Any, Any]:
     return probabilities.ravel(), labels.ravel()
 
 
-def _check_intervals(targets: Any, locations: Any, scales: Any) -> None:
+def _checked(targets: Any, locations: Any, scales: Any, distribution: str) -> list[Any]:
+    """The arrays in double precision."""
+    if distribution not in _MASS_WITHIN:
+        raise ValueError(f"`distribution` is one of {[*_MASS_WITHIN]}. Received: {distribution!r}")
+    targets, locations, scales = (np.asarray(a, "float64") for a in (targets, locations, scales))
     fits = locations.shape in (targets.shape, (*targets.shape, 1))
     if not fits or scales.shape != locations.shape:
         raise ValueError(
@@ -133,3 +168,4 @@ def _check_intervals(targets: Any, locations: Any, scales: Any) -> None:
             f"`scales` must be positive. Received: scales from {scales.min()}. "
             "Instead of log-variances take the output of `predictive_model()`."
         )
+    return [targets, locations, scales]

@@ -7,11 +7,17 @@ import sys
 import keras
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.calibration import calibration_curve
 
-from keras_uncertainty_mtl import plotting
-from keras_uncertainty_mtl.plotting import plot_coverage, plot_history, plot_reliability
+from keras_uncertainty_mtl import Gaussian, Laplace, plotting
+from keras_uncertainty_mtl.plotting import (
+    plot_coverage,
+    plot_history,
+    plot_noise,
+    plot_reliability,
+)
 
 pytestmark = pytest.mark.backends("tensorflow", reason="draws NumPy arrays, whatever the backend")
 
@@ -115,13 +121,13 @@ def test_nothing_to_draw_is_an_error():
         plot_history({"loss": [1.0]})
 
 
-def curves(figure):
+def curves(figure, of=lambda line: line.get_data()):
     """The curves of a diagram without its diagonal, by their entry in the legend."""
     (axes,) = figure.axes
     _diagonal, *lines = axes.lines
     entries = [text.get_text() for text in axes.get_legend().get_texts()]
     assert [line.get_label() for line in lines] == entries
-    return {line.get_label(): line.get_data() for line in lines}
+    return {line.get_label(): of(line) for line in lines}
 
 
 def test_reliability_diagram_draws_frequency_against_probability():
@@ -181,6 +187,59 @@ def test_importing_the_module_needs_no_matplotlib(monkeypatch):
         "plot_history": (HISTORY,),
         "plot_reliability": ([1], [0.5]),
         "plot_coverage": ([1.0], [1.0], [1.0]),
+        "plot_noise": ([1.0], [1.0], [1.0]),
     }.items():
         with pytest.raises(ImportError, match="matplotlib"):
             module[name](*arguments)
+
+
+def test_the_effective_weight_is_the_factor_of_the_raw_loss():
+    likelihoods = {"depth": Laplace(), "classes": Gaussian()}
+    figure = plot_history(HISTORY, likelihoods=likelihoods)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[2::3] == ["depth: weight", "classes: weight"]
+    depth, classes = (curve(axes.lines[0])[1] for axes in figure.axes[2::3])
+    np.testing.assert_allclose(depth, np.sqrt(2) / np.array(HISTORY["depth_sigma"]))
+    np.testing.assert_allclose(classes, 0.5 / np.array(HISTORY["classes_sigma"]) ** 2)
+
+
+def test_a_history_is_drawn_on_axes_that_are_given():
+    figure = Figure()
+    axes = figure.subplots(2, 3)
+    drawn = plot_history(HISTORY, ["depth", "classes"], axes=axes[:, 1:])
+    assert drawn is figure
+    assert [panel.get_title() for panel in axes.flat] == [
+        *("", "depth: loss", "depth: σ"),
+        *("", "classes: loss", "classes: σ"),
+    ]
+    with pytest.raises(ValueError, match=r"`axes` must be 4: 2 for each .* Received: 6"):
+        plot_history(HISTORY, axes=axes)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_errors_are_drawn_against_the_noise_that_was_predicted(name):
+    rng = np.random.default_rng(0)
+    scales = rng.lognormal(size=(40_000, 1))
+    noise = rng.normal if name == "gaussian" else rng.laplace
+    targets = 5 + 2 * scales * noise(size=scales.shape)
+    locations = np.full_like(scales, 5.0)
+    figure = plot_noise(targets, locations, {"before": scales, "after": 2 * scales}, name)
+    before, after = curves(figure).values()
+    for (noise, error), factor in ((before, 2), (after, 1)):
+        assert len(noise) == 10
+        np.testing.assert_allclose(error / noise, factor, rtol=0.06)
+    # The first bin holds the tenth with the smallest scales.
+    tenth = scales[scales <= np.quantile(scales, 0.1)]
+    mean = np.sqrt(np.mean(tenth**2)) if name == "gaussian" else np.mean(tenth)
+    assert before[0][0] == pytest.approx(mean, rel=1e-3)
+
+
+def test_several_lines_differ_without_colour():
+    p = np.array([[0.9, 0.1], [0.4, 0.6]])
+    values = {"a": [1.0, 2.0], "b": [2.0, 3.0]}
+    for figure in (
+        plot_reliability([0, 1], {"a": p, "b": p[::-1]}),
+        plot_coverage([1.0, 2.0], [1.0, 2.0], values),
+        plot_noise([1.0, 2.0], [1.5, 2.5], values),
+    ):
+        assert len(set(curves(figure, of=lambda line: line.get_linestyle()).values())) == 2

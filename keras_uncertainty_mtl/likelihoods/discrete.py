@@ -15,6 +15,9 @@ from keras_uncertainty_mtl.likelihoods.base import (
     validate_channels,
 )
 
+# A class belongs to a set if its log-probability is but a rounding error too small.
+ROUNDING = 1e-5
+
 
 class _Discrete(Likelihood):
     """Class labels; in the exact forms σ² is the temperature of the logits."""
@@ -145,7 +148,7 @@ class Categorical(_Discrete):
         """The `"set"` of the classes that are likely enough, over the last axis."""
         if self.per_channel:
             quantile = np.expand_dims(quantile, -1)
-        return {"set": ops.log_softmax(predictions) >= -quantile}
+        return {"set": ops.log_softmax(predictions) >= -(quantile + ROUNDING)}
 
     def loss_shape(self, prediction_shape: Shape) -> Shape:
         """The predictions' shape without its last axis."""
@@ -238,8 +241,8 @@ class Bernoulli(_Discrete):
         self, predictions: Tensor, sigma: Any, quantile: Any
     ) -> dict[str, Tensor]:
         """The `"set"` of the answers that are likely enough: no and yes, on a new last axis."""
-        log_probabilities = [ops.log_sigmoid(-predictions), ops.log_sigmoid(predictions)]
-        return {"set": ops.stack([each >= -quantile for each in log_probabilities], axis=-1)}
+        signed = ops.stack([-predictions, predictions], axis=-1)
+        return {"set": ops.log_sigmoid(signed) >= -(np.expand_dims(quantile, -1) + ROUNDING)}
 
 
 def _log(probabilities: Tensor) -> Tensor:
