@@ -83,7 +83,7 @@ def to_tensor(values: list[Any], spec: Any) -> Any:
     cells = np.asarray(values, object)
     numbers = {int} if spec.dtype.is_integer else {int, float}
     expected = f"Input '{spec.name}': expected {spec.dtype.name} of shape {spec.shape}"
-    if found := {type(cell) for cell in cells.flat} - numbers:
+    if found := {type(cell) for cell in cells.ravel()} - numbers:
         names = sorted(each.__name__ for each in found)
         message = f"{expected}. Received: {', '.join(names)}, or lists of different lengths."
         raise RequestError(HTTPStatus.BAD_REQUEST, message)
@@ -143,11 +143,12 @@ class Handler(BaseHTTPRequestHandler):
         # http.server blames itself for unknown methods and versions of HTTP.
         code = {501: 405, 505: 400}.get(code, code)
         self.close_connection = True
+        self.request_version = self.protocol_version  # http.server answers nonsense as HTTP/0.9.
         self.answer(code, {"error": message or HTTPStatus(code).phrase})
         with contextlib.suppress(OSError):
             # Unread bytes would reset the connection before the client has read the answer.
             self.connection.shutdown(socket.SHUT_WR)
-            self.rfile.read(MAX_BYTES)
+            self.rfile.read(2 * MAX_BYTES)
 
     def answer(self, code: int, content: dict[str, Any]) -> None:
         """Sends a response of JSON."""
