@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := $(VENV)-oldest
 NIGHTLY := $(VENV)-nightly
+INSTALLED := $(VENV)-installed
 PIP := python -m pip install -qq --disable-pip-version-check
 PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 # The tests of the package itself, which need no example and no benchmark.
@@ -12,7 +13,7 @@ PACKAGE_TESTS := $(PYTEST) $(addprefix --ignore=tests/,benchmarks integration sc
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo scenes test test-backends test-oldest test-nightly lint clean
+.PHONY: help venv demo scenes test test-backends test-oldest test-nightly package lint clean
 # Two installs at once into one environment would break it.
 .NOTPARALLEL:
 
@@ -49,13 +50,23 @@ test-nightly: $(NIGHTLY)/created  ## run the package's own tests with the newest
 		echo "test-nightly: skipped, because tf-nightly-cpu and keras-nightly cannot be installed here."; \
 	fi
 
+# The wheel is built from the sdist, which shows that both are whole. -I leaves out the checkout.
+package: $(VENV)/release.installed  ## build the wheel and the sdist in dist, and try them in a new environment (PYTHON=python3.13)
+	@rm -rf dist
+	@$(BIN)/python -m build
+	@$(BIN)/twine check --strict dist/*
+	@$(PYTHON) -m venv --clear $(INSTALLED)
+	@$(INSTALLED)/bin/$(PIP) dist/*.whl
+	@$(INSTALLED)/bin/python -m pip check --disable-pip-version-check
+	@$(INSTALLED)/bin/python -I tests/first_steps.py
+
 lint: $(VENV)/lint.installed  ## ruff and mypy
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
 clean:  ## remove all that is made here
-	rm -rf $(VENV) $(OLDEST) $(NIGHTLY) *.egg-info build dist *_output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NIGHTLY) $(INSTALLED) *.egg-info build dist *_output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp for each set of dependencies, so that each target installs no more than it needs, and only
@@ -63,6 +74,7 @@ clean:  ## remove all that is made here
 $(VENV)/test.installed: NEEDS := '.[scenes,paper]' --group test
 $(VENV)/backends.installed: NEEDS := '.[scenes,paper]' --group backends
 $(VENV)/lint.installed: NEEDS := . --group lint
+$(VENV)/release.installed: NEEDS := . --group release
 $(VENV)/dev.installed: NEEDS := '.[scenes,paper]' --group dev
 $(VENV)/%.installed: setup.cfg pyproject.toml | $(VENV)/created
 	@echo "Installing what '$*' needs into $(VENV), which takes a minute or two ..."

@@ -17,7 +17,7 @@ from keras_uncertainty_mtl.likelihoods.base import Likelihood
 from keras_uncertainty_mtl.model import MultiTaskModel
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Bernoulli",
