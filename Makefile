@@ -13,7 +13,7 @@ PACKAGE_TESTS := $(PYTEST) $(addprefix --ignore=tests/,benchmarks integration sc
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo scenes test test-backends test-oldest test-nightly package lint clean
+.PHONY: help venv demo scenes test test-backends test-oldest test-nightly docs package lint clean
 # Two installs at once into one environment would break it.
 .NOTPARALLEL:
 
@@ -50,6 +50,10 @@ test-nightly: $(NIGHTLY)/created  ## run the package's own tests with the newest
 		echo "test-nightly: skipped, because tf-nightly-cpu and keras-nightly cannot be installed here."; \
 	fi
 
+docs: $(VENV)/docs.installed  ## build the documentation into docs/_build/html
+	@$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 # The wheel is built from the sdist, which shows that both are whole. -I leaves out the checkout.
 package: $(VENV)/release.installed  ## build the wheel and the sdist in dist, and try them in a new environment (PYTHON=python3.13)
 	@rm -rf dist
@@ -66,13 +70,14 @@ lint: $(VENV)/lint.installed  ## ruff and mypy
 	@$(BIN)/mypy
 
 clean:  ## remove all that is made here
-	rm -rf $(VENV) $(OLDEST) $(NIGHTLY) $(INSTALLED) *.egg-info build dist *_output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NIGHTLY) $(INSTALLED) *.egg-info build dist docs/_build docs/_figures *_output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp for each set of dependencies, so that each target installs no more than it needs, and only
 # when they have changed. Extras are in setup.cfg, and groups of tools in pyproject.toml.
-$(VENV)/test.installed: NEEDS := '.[scenes,paper]' --group test
+$(VENV)/test.installed: NEEDS := '.[scenes,paper]' --group test --group docs
 $(VENV)/backends.installed: NEEDS := '.[scenes,paper]' --group backends
+$(VENV)/docs.installed: NEEDS := . --group docs
 $(VENV)/lint.installed: NEEDS := . --group lint
 $(VENV)/release.installed: NEEDS := . --group release
 $(VENV)/dev.installed: NEEDS := '.[scenes,paper]' --group dev
