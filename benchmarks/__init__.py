@@ -1,1 +1,1 @@
-"""Measurements that README quotes, each a script that writes its table to `results/`."""
+"""Measurements that the documentation quotes, each a script that writes its table to `results/`."""
