@@ -1,7 +1,7 @@
 """Properties of drawn tasks and batches: losses, gradients and symmetries, against plain NumPy.
 
-The reference below follows the equations of the documentation element by element, in float64. It shares
-nothing with the package.
+The reference below follows the equations of the documentation element by element, in float64. It
+shares nothing with the package.
 """
 
 import copy
