@@ -163,12 +163,12 @@ def optimum() -> Figure:
     """The loss against σ for three mean squared errors, and the loss at its lowest."""
     figure, left, right = pair_of_axes()
     sigma = np.geomspace(0.1, 10, 400)
-    for mean, line in zip((0.04, 1.0, 9.0), LINES, strict=True):
+    for mean, line in zip((0.04, 0.25, 1.0), LINES, strict=True):
         loss = 0.5 * mean / sigma**2 + np.log(sigma)
         left.plot(sigma, loss, label=f"{mean:g}", **line)
         left.plot(np.sqrt(mean), 0.5 + np.log(np.sqrt(mean)), "o", color=line["color"])
     left.set(xscale="log", xlabel="σ", ylabel="loss", ylim=(-2, 12))
-    left.legend(loc="upper left", title="mean squared error")
+    left.legend(loc="upper right", title="mean squared error")
     right.plot(sigma, 0.5 + np.log(sigma), **LINES[0])
     right.axhline(0, **LINES[2])
     right.axvline(np.exp(-0.5), **LINES[2])
