@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from scipy.special import gammaln
 
 from keras_uncertainty_mtl import (
     Bernoulli,
@@ -23,6 +24,11 @@ from keras_uncertainty_mtl import (
     Gibbs,
     Laplace,
     MultiTaskModel,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    Quantile,
+    StudentT,
 )
 
 LINES = [
@@ -129,6 +135,60 @@ def of_margins(
 
 def three_classes(margins: Array) -> Array:
     return np.stack([margins, 0 * margins, 0 * margins], axis=-1)
+
+
+def of_counts(
+    likelihood: Any, log_base: Callable[[Array], Array]
+) -> Callable[[], Figure]:
+    """The probabilities of counts at a rate of 6, and the loss of a count of 6.
+
+    The package's losses leave out the logarithm of a factor of the count alone, `log_base`.
+    """
+
+    def draw() -> Figure:
+        figure, left, right = pair_of_axes()
+        counts, rates = np.arange(0, 200.0), np.linspace(0.5, 20, 200)
+        for sigma, line in zip(SIGMAS, LINES, strict=True):
+            s = 2 * np.log(sigma)
+            outputs = np.full((len(counts), 1), np.log(6.0))
+            losses = negative_log_likelihood(likelihood, counts[:, None], outputs, s)
+            mass = np.exp(log_base(counts) - losses)
+            left.plot(
+                counts[:18], (mass / mass.sum())[:18], label=f"σ = {sigma:g}", **line
+            )
+            sixes = np.full((len(rates), 1), 6.0)
+            losses = negative_log_likelihood(
+                likelihood, sixes, np.log(rates)[:, None], s
+            )
+            right.plot(rates, losses - losses.min(), **line)
+        left.set(xlabel="count", ylabel="probability", ylim=(0, None))
+        right.set(xlabel="rate exp(f)", ylabel="loss above its lowest", ylim=(0, 6))
+        left.legend()
+        return figure
+
+    return draw
+
+
+def ordinal() -> Figure:
+    """The probabilities of five ratings for an output of 3.6, and the loss of a rating of 4."""
+    figure, left, right = pair_of_axes()
+    likelihood, ratings, outputs = (
+        Ordinal(1, 5),
+        np.arange(1.0, 6.0),
+        np.linspace(0, 8, 200),
+    )
+    for sigma, line in zip(SIGMAS, LINES, strict=True):
+        s = 2 * np.log(sigma)
+        fixed = np.full((5, 1), 3.6)
+        losses = negative_log_likelihood(likelihood, ratings[:, None], fixed, s)
+        left.plot(ratings, np.exp(-losses), marker="o", label=f"σ = {sigma:g}", **line)
+        fours = np.full((len(outputs), 1), 4.0)
+        losses = negative_log_likelihood(likelihood, fours, outputs[:, None], s)
+        right.plot(outputs, losses, **line)
+    left.set(xlabel="rating", ylabel="probability", ylim=(0, 1), xticks=ratings)
+    right.set(xlabel="output f", ylabel="loss of a rating of 4", ylim=(0, 8))
+    left.legend()
+    return figure
 
 
 def heteroscedastic() -> Figure:
@@ -288,6 +348,13 @@ def following() -> Figure:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "gaussian": of_errors(Gaussian()),
     "laplace": of_errors(Laplace()),
+    "quantile": of_errors(Quantile(0.9)),
+    "student_t": of_errors(StudentT()),
+    "poisson": of_counts(Poisson(), lambda counts: -0.5 * np.log(counts + 1 / 6)),
+    "negative_binomial": of_counts(
+        NegativeBinomial(), lambda counts: -gammaln(counts + 1)
+    ),
+    "ordinal": ordinal,
     "gibbs": of_errors(Gibbs(keras.losses.Huber())),
     "categorical": of_margins(Categorical(), three_classes),
     "bernoulli": of_margins(Bernoulli(), lambda margins: margins[:, None]),
