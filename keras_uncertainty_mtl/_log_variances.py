@@ -98,7 +98,7 @@ class LogVariances(keras.layers.Layer):
         if mean_losses is not None and training and self.trainable:
             losses = ops.stop_gradient(mean_losses)
             limits = LARGEST_RATIO * ops.divide_no_nan(sums, counts)
-            is_usual = ops.logical_or(losses <= limits, self._closed_form == 0)
+            is_usual = ops.logical_or(losses <= limits, np.logical_not(self._follows))
             # After one enormous gradient, Adam would leave θ where it is for thousands of steps.
             is_taught = ops.logical_and(is_corrected, is_usual)
             sums, counts = self._follow(losses, limits, sums, counts)

@@ -197,7 +197,7 @@ class Quantile(_Continuous):
                 f"Received: level={level!r}"
             )
         super().__init__(**kwargs)
-        self.level = float(level)
+        self.level: float = float(level)
         spread = level * (1.0 - level)
         self.scale = math.sqrt(1.0 - 2.0 * spread) / spread
 
@@ -252,7 +252,7 @@ class StudentT(_Continuous):
                 f"standard deviation. Received: df={df!r}. For the normal limit use Gaussian."
             )
         super().__init__(**kwargs)
-        self.df = float(df)
+        self.df: float = float(df)
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
         """The squared error of each element, `(y - f)²`."""
