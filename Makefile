@@ -75,12 +75,12 @@ clean:  ## remove all that is made here
 
 # A stamp for each set of dependencies, so that each target installs no more than it needs, and only
 # when they have changed. Extras are in setup.cfg, and groups of tools in pyproject.toml.
-$(VENV)/test.installed: NEEDS := '.[scenes,paper]' --group test --group docs
-$(VENV)/backends.installed: NEEDS := '.[scenes,paper]' --group backends
+$(VENV)/test.installed: NEEDS := '.[benchmarks,paper]' --group test --group docs
+$(VENV)/backends.installed: NEEDS := '.[benchmarks,paper]' --group backends
 $(VENV)/docs.installed: NEEDS := . --group docs
 $(VENV)/lint.installed: NEEDS := . --group lint
 $(VENV)/release.installed: NEEDS := . --group release
-$(VENV)/dev.installed: NEEDS := '.[scenes,paper]' --group dev
+$(VENV)/dev.installed: NEEDS := '.[benchmarks,paper]' --group dev
 $(VENV)/%.installed: setup.cfg pyproject.toml | $(VENV)/created
 	@echo "Installing what '$*' needs into $(VENV), which takes a minute or two ..."
 	@$(BIN)/$(PIP) --editable $(or $(NEEDS),'.[$*]')

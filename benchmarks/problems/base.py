@@ -64,13 +64,19 @@ class Problem:
         return isinstance(self.tasks[task], (Categorical, Bernoulli))
 
 
+def poisson_deviance(targets: Any, rates: Any) -> Any:
+    """Half of the Poisson deviance of each count."""
+    likelihood = Gibbs("poisson")
+    return likelihood.loss(likelihood.align(targets, rates), rates)
+
+
 def usual_metrics(tasks: Tasks) -> dict[str, keras.metrics.Metric]:
     """Returns the usual metric of every likelihood."""
     kinds: dict[type, Callable[..., keras.metrics.Metric]] = {
         Bernoulli: lambda name: keras.metrics.AUC(from_logits=True, name=name),
         Categorical: keras.metrics.SparseCategoricalAccuracy,
         Gaussian: keras.metrics.RootMeanSquaredError,
-        Gibbs: lambda name: keras.metrics.MeanMetricWrapper(Gibbs("poisson").loss, name=name),
+        Gibbs: lambda name: keras.metrics.MeanMetricWrapper(poisson_deviance, name=name),
         Laplace: keras.metrics.MeanAbsoluteError,
     }
     return {task: kinds[type(likelihood)](name=task) for task, likelihood in tasks.items()}
