@@ -76,6 +76,12 @@ class Observations:
         noise = likelihood.element_log_variance(self.predictions)
         return self._sum(ops.exp(-likelihood.power * noise) * self.losses)
 
+    def running_loss_sum(self, log_variance: Tensor) -> Tensor:
+        """The sums `Σ w·L` of the losses whose running mean `s` follows, at its last value."""
+        if not self.likelihood.follows_losses or self.likelihood.has_closed_form:
+            return self.scaled_loss_sum
+        return self._sum(self._at(self.likelihood.running_loss, log_variance))
+
     def tempered_negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
         """The sums `Σ w·nll` at an `s` a channel, of predictions at their temperature already."""
         likelihood = self.likelihood
@@ -94,12 +100,6 @@ class Observations:
     def negative_log_likelihood_sum(self, log_variance: Tensor) -> Tensor:
         """The sums `Σ w·nll` at an `s` a channel, element by element, in the likelihood's form."""
         return self._sum(self._at(self.likelihood.negative_log_likelihood, log_variance))
-
-    def running_loss_sum(self, log_variance: Tensor) -> Tensor:
-        """The sums `Σ w·L` of the losses whose running mean `s` follows, at its last value."""
-        if not self.likelihood.follows_losses or self.likelihood.has_closed_form:
-            return self.scaled_loss_sum
-        return self._sum(self._at(self.likelihood.running_loss, log_variance))
 
     def nonconformity(self, log_variance: Tensor) -> Tensor:
         """The conformal score of each element, at an `s` a channel."""

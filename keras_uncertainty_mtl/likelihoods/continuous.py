@@ -32,7 +32,7 @@ class _Continuous(Likelihood):
         self.heteroscedastic = heteroscedastic
         if not isinstance(beta, Real) or not 0 <= beta <= 1:
             raise ValueError(f"`beta` must be a number from 0 to 1. Received: beta={beta!r}")
-        self.beta = float(beta)
+        self.beta: float = float(beta)
         if heteroscedastic:
             self._shape_advice = "heteroscedastic=True takes twice as many channels as the targets."
         super().__init__(**kwargs)
