@@ -3,7 +3,7 @@
     python -m benchmarks.coverage
 
 A network a seed is trained on the training part of a problem. One regression has a twin with a σ
-for each element. The other parts are divided in two 34 times: one half calibrates, the other one
+for each element. The other parts are divided in two 100 times: one half calibrates, the other one
 tests. The package crepes gets the same predictions and the same halves. Every network that is done
 adds a row a task to `results/coverage.csv`, and is not run again.
 """
@@ -21,14 +21,15 @@ import keras
 import numpy as np
 import pandas as pd
 from crepes import ConformalClassifier, ConformalRegressor
+from scipy import special
 
 from benchmarks.harness import markdown
 from benchmarks.problems import PROBLEMS, Problem
 from examples.batches import shuffled
-from keras_uncertainty_mtl import Categorical, MultiTaskModel
+from keras_uncertainty_mtl import Categorical, Laplace, Likelihood, MultiTaskModel
 from keras_uncertainty_mtl.reliability import central_mass
 
-LEVEL, DRAWS, SEEDS = 0.95, 34, 3
+LEVEL, DRAWS, SEEDS = 0.95, 100, 3
 # The tasks of each problem. The first one, a regression, has a twin with a σ for each element.
 TASKS = {
     "digits": ("ink", "image", "class"),
@@ -40,8 +41,8 @@ Arrays = dict[str, Any]
 
 def trained(
     problem: Problem, of_problem: tuple[str, ...], seed: int
-) -> tuple[MultiTaskModel, Arrays, Arrays]:
-    """A trained network, its predictions for the data it has not seen, and their targets."""
+) -> tuple[dict[str, Likelihood], Arrays, Arrays]:
+    """Likelihoods, predictions of a trained network for data it has not seen, and their targets."""
     noisy, *_ = of_problem
     data = problem.load(seed)
     network = problem.build(data.train, seed)
@@ -69,105 +70,115 @@ def trained(
     targets = {task: np.concatenate([part.targets[task] for part in unseen]) for task in of_problem}
     targets[twin] = targets[noisy]
     predictions = model.predict(inputs, verbose=0)
-    return model, {task: predictions[task] for task in targets}, targets
+    return {task: tasks[task] for task in targets}, predictions, targets
 
 
-def of_predictions(model: MultiTaskModel, predictions: Arrays) -> MultiTaskModel:
-    """A model whose inputs are the predictions, because a hundred draws need no network."""
-    inputs = {
-        task: keras.Input(values.shape[1:], name=task) for task, values in predictions.items()
-    }
-    outputs = {task: keras.layers.Activation("linear")(x) for task, x in inputs.items()}
-    tasks = {task: model.weighting.tasks[task] for task in outputs}
-    fast = MultiTaskModel(inputs, outputs, tasks)
-    fast.compile(run_eagerly=True)
-    return fast
+def calibrated_answers(
+    likelihood: Likelihood, predictions: Any, targets: Any, calibrates: Any, tests: Any
+) -> Arrays:
+    """The predictive model's answers for the halves that test, in a column for each draw.
 
-
-def intervals_of_crepes(
-    center: Any, sigma: Any, target: Any, calibrates: Any, tests: Any
-) -> tuple[float, float]:
-    """Coverage and mean width of crepes's intervals."""
-    center, sigma, target = (
-        [np.ravel(values[part]) for part in (calibrates, tests)]
-        for values in (center, sigma, target)
-    )
-    regressor = ConformalRegressor().fit(target[0] - center[0], sigmas=sigma[0])
-    ends = regressor.predict_int(center[1], sigmas=sigma[1], confidence=LEVEL)
-    inside = (ends[:, 0] <= target[1]) & (target[1] <= ends[:, 1])
-    return float(np.mean(inside)), float(np.mean(np.diff(ends)))
-
-
-def sets_of_crepes(p: Any, label: Any, calibrates: Any, tests: Any) -> tuple[float, float]:
-    """Coverage and mean size of crepes's sets from one minus the probability."""
-    own = np.take_along_axis(p, label[:, None], axis=1)[:, 0]
-    classifier = ConformalClassifier().fit(1 - own[calibrates])
-    sets = classifier.predict_set(1 - p[tests], confidence=LEVEL, smoothing=False)
-    inside = np.take_along_axis(sets, label[tests][:, None], axis=1)
-    return float(np.mean(inside)), float(np.mean(sets.sum(axis=1)))
-
-
-def of_sigma(answers: Arrays, task: str, target: Any) -> float:
-    """Coverage of the intervals that the likelihood itself has, at its calibrated σ."""
-    kind = "gaussian" if f"{task}_mean" in answers else "laplace"
-    names = ("mean", "standard_deviation") if kind == "gaussian" else ("location", "scale")
-    location, scale = (np.asarray(answers[f"{task}_{name}"]) for name in names)
-    mass = central_mass(target.reshape(location.shape), location, scale, kind)
-    return float(np.mean(mass <= LEVEL))
-
-
-def one_draw(
-    model: MultiTaskModel, predictions: Arrays, targets: Arrays, calibrates: Any, tests: Any
-) -> dict[str, tuple[float, ...]]:
-    """Coverage and size by task: this package's, crepes's, and coverage of the likelihood's σ."""
-    predicted = [{t: p[part] for t, p in predictions.items()} for part in (calibrates, tests)]
-    model.weighting.set_log_variances(dict.fromkeys(targets, 0.0))
+    A network of columns, each with a σ and a quantile of its own, makes all draws at once.
+    """
+    options = {"heteroscedastic": True} if likelihood.heteroscedastic else {}
+    likelihood = type(likelihood)(per_channel=True, **options)
+    inputs = keras.Input(columns(likelihood, predictions, calibrates).shape[1:])
+    model = MultiTaskModel(inputs, keras.layers.Activation("linear")(inputs), {"task": likelihood})
     model.calibrate(
-        predicted[0],
-        {task: target[calibrates] for task, target in targets.items()},
-        batch_size=len(calibrates),
+        columns(likelihood, predictions, calibrates),
+        by_draw(targets, calibrates),
+        batch_size=1000,
         intervals=LEVEL,
         verbose=0,
     )
-    answers = {name: np.asarray(a) for name, a in model.predictive_model()(predicted[1]).items()}
-    results: dict[str, tuple[float, ...]] = {}
-    for task, target in targets.items():
-        if isinstance(model.weighting.tasks[task], Categorical):
-            # The temperature that was trained is in the logits.
-            logits = predictions[task].astype("float64")
-            p = np.exp(logits - logits.max(axis=1, keepdims=True))
-            p /= p.sum(axis=1, keepdims=True)
-            inside = np.take_along_axis(answers[f"{task}_set"], target[tests][:, None], axis=1)
-            size = np.mean(answers[f"{task}_set"].sum(axis=1))
-            theirs, sigma = sets_of_crepes(p, target, calibrates, tests), np.nan
-        else:
-            lower, upper = answers[f"{task}_lower"], answers[f"{task}_upper"]
-            shaped = target[tests].reshape(lower.shape)
-            inside, size = (lower <= shaped) & (shaped <= upper), np.mean(upper - lower)
-            center, noise = predictions[task], np.ones_like(predictions[task])
-            if model.weighting.tasks[task].heteroscedastic:
-                center, noise = center[:, :1], np.exp(0.5 * center[:, 1:])
-            shape = center.shape
-            theirs = intervals_of_crepes(center, noise, target.reshape(shape), calibrates, tests)
-            sigma = of_sigma(answers, task, target[tests])
-        results[task] = (float(np.mean(inside)), float(size), *theirs, sigma)
-    return results
+    of_tests = columns(likelihood, predictions, tests)
+    answers: Arrays = model.predictive_model().predict(of_tests, batch_size=1000, verbose=0)
+    return answers
+
+
+def columns(likelihood: Likelihood, predictions: Any, halves: Any) -> Any:
+    """Predictions with an axis of draws, as the likelihood of columns takes them."""
+    if likelihood.heteroscedastic:
+        parts = [by_draw(predictions[:, part], halves) for part in (0, 1)]
+        return np.concatenate(parts, axis=-1)
+    if isinstance(likelihood, Categorical):
+        return predictions[halves].swapaxes(0, 1)
+    return by_draw(predictions, halves)
+
+
+def by_draw(values: Any, halves: Any) -> Any:
+    """The elements of each half, as a column."""
+    return values[halves].reshape(len(halves), -1).T
+
+
+def intervals_of_crepes(residuals: Any, sigmas: Any, center: Any, sigma: Any) -> Any:
+    """The ends of crepes's intervals around centers, from the residuals of other elements."""
+    regressor = ConformalRegressor().fit(residuals, sigmas=sigmas)
+    return regressor.predict_int(center, sigmas=sigma, confidence=LEVEL)
+
+
+def sets_of_crepes(probabilities: Any, labels: Any, new: Any) -> Any:
+    """Crepes's sets, by one minus the probability of each class."""
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
+    classifier = ConformalClassifier().fit(1 - own)
+    return classifier.predict_set(1 - new, confidence=LEVEL, smoothing=False)
+
+
+def of_sets(predictions: Any, labels: Any, calibrates: Any, tests: Any) -> Any:
+    """Coverage and mean size of the sets, this package's and crepes's, in each draw."""
+    answers = calibrated_answers(Categorical(), predictions, labels, calibrates, tests)
+    # The temperature that was trained is in the logits.
+    p = special.softmax(predictions.astype("float64"), axis=-1)
+    rows = []
+    for draw, (held_out, new) in enumerate(zip(calibrates, tests, strict=True)):
+        theirs = sets_of_crepes(p[held_out], labels[held_out], p[new])
+        row = []
+        for sets in (answers["task_set"][:, draw], theirs):
+            inside = np.take_along_axis(sets, labels[new][:, None], axis=1)
+            row += [np.mean(inside), np.mean(np.sum(sets, axis=1))]
+        rows.append([*row, np.nan])
+    return np.array(rows)
+
+
+def of_intervals(
+    likelihood: Likelihood, predictions: Any, targets: Any, calibrates: Any, tests: Any
+) -> Any:
+    """Coverage and mean width, this package's and crepes's, and coverage by σ, in each draw."""
+    answers = calibrated_answers(likelihood, predictions, targets, calibrates, tests)
+    is_laplace = isinstance(likelihood, Laplace)
+    names = ("location", "scale") if is_laplace else ("mean", "standard_deviation")
+    location, scale = (answers[f"task_{name}"] for name in names)
+    kind = "laplace" if is_laplace else "gaussian"
+    mass = central_mass(by_draw(targets, tests), location, scale, kind)
+    center, noise = predictions, np.ones_like(predictions)
+    if likelihood.heteroscedastic:
+        center, noise = predictions[:, 0], np.exp(0.5 * predictions[:, 1])
+    center = center.reshape(targets.shape)
+    rows = []
+    for draw, halves in enumerate(zip(calibrates, tests, strict=True)):
+        y, f, sigma = ([np.ravel(of[half]) for half in halves] for of in (targets, center, noise))
+        theirs = intervals_of_crepes(y[0] - f[0], sigma[0], f[1], sigma[1])
+        ours = np.stack([answers[f"task_{end}"][:, draw] for end in ("lower", "upper")], axis=1)
+        row = []
+        for ends in (ours, theirs):
+            inside = (ends[:, 0] <= y[1]) & (y[1] <= ends[:, 1])
+            row += [np.mean(inside), np.mean(np.diff(ends))]
+        rows.append([*row, np.mean(mass[:, draw] <= LEVEL)])
+    return np.array(rows)
 
 
 def run(name: str, seed: int) -> list[dict[str, Any]]:
     """Trains a network, and returns a row a task over all draws."""
-    model, predictions, targets = trained(PROBLEMS[name](), TASKS[name], seed)
-    fast = of_predictions(model, predictions)
-    size = len(next(iter(predictions.values())))
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(DRAWS):
-        order = rng.permutation(size)
-        halves = order[: size // 2], order[size // 2 :]
-        draws.append(one_draw(fast, predictions, targets, *halves))
+    likelihoods, predictions, targets = trained(PROBLEMS[name](), TASKS[name], seed)
+    size = len(next(iter(targets.values())))
+    orders = np.argsort(np.random.default_rng(seed).random((DRAWS, size)), axis=1)
+    halves = orders[:, : size // 2], orders[:, size // 2 :]
     rows = []
-    for task in targets:
-        coverage, own_size, theirs, their_size, sigma = np.array([draw[task] for draw in draws]).T
+    for task, likelihood in likelihoods.items():
+        of_task = predictions[task], targets[task], *halves
+        is_class = isinstance(likelihood, Categorical)
+        found = of_sets(*of_task) if is_class else of_intervals(likelihood, *of_task)
+        coverage, own_size, theirs, their_size, sigma = found.T
         rows.append(
             {
                 "problem": name,
