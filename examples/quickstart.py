@@ -252,7 +252,7 @@ def format_results(results: Results, model: MultiTaskModel) -> str:
             mean_and_spread([seed[name] for seed in seeds], task.digits)
             for seeds in results.values()
         )
-        rows.append([name, task.metric, *cells, f"{sigmas[name]:.3g}", f"{weights[name]:.3g}"])
+        rows.append([name, task.metric, *cells, f"{sigmas[name]:.4g}", f"{weights[name]:.4g}"])
     gains = (mean_and_spread(change(results, method), 1, "+") for method in list(results)[1:])
     rows.append(["Δm", "mean gain (%)", "0", *gains, "", ""])
     return format_table(rows, text_columns=2)
@@ -267,7 +267,7 @@ def calibrate(model: MultiTaskModel, development: Diamonds, test: Diamonds) -> N
     print(f"\nσ calibrated with {len(development.measures)} other diamonds\n")
     rows = [["held out", *predicted]]
     rows += [
-        [f"σ of {task}", *(f"{sigma[task]:.3g}" for sigma in sigmas.values())] for task in TASKS
+        [f"σ of {task}", *(f"{sigma[task]:.4g}" for sigma in sigmas.values())] for task in TASKS
     ]
     for name, measured in RELIABILITY.items():
         rows.append([name, *(f"{measured(test.targets, p):.3g}" for p in predicted.values())])
