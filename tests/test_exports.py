@@ -1,5 +1,9 @@
 """Exported models answer in their own runtimes as they do in Keras."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -148,6 +152,80 @@ def test_a_network_of_several_inputs_is_exported_before_any_training(bare, forma
     expected = model.predict(batch, verbose=0)
     for task, value in zip(("kind", "mean"), served, strict=True):
         np.testing.assert_allclose(value, expected[task], rtol=1e-5, atol=1e-5)
+
+
+WITHOUT_KERAS = """
+import sys
+for module in ("keras", "keras_uncertainty_mtl"):
+    sys.modules[module] = None  # blocks the import
+import numpy as np
+import tensorflow as tf
+x = np.load("x.npy")
+for name in sys.argv[1:]:
+    network = tf.saved_model.load(name)
+    for size in (1, 5):
+        served = network.signatures["serving_default"](tf.constant(x[:size]))
+        np.savez(f"{name}_{size}.npz", **served)
+"""
+
+
+@pytest.mark.backends("tensorflow", "jax", reason="PyTorch exports no SavedModel")
+def test_a_process_without_keras_and_the_package_serves_every_saved_model(models, tmp_path):
+    pytest.importorskip("tensorflow", reason="TensorFlow serves the SavedModel.")
+    networks = {name: models[name] for name in ("untrained", "trained", "calibrated")}
+    networks["predictive"] = models["predictive"]()
+    np.save(tmp_path / "x.npy", X)
+    for name, model in networks.items():
+        model.export(tmp_path / name, verbose=False)
+    command = [sys.executable, "-c", WITHOUT_KERAS, *networks]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, check=True)
+    for name, model in networks.items():
+        expected = model.predict(X, verbose=0)
+        for size in (1, 5):
+            served = np.load(tmp_path / f"{name}_{size}.npz")
+            assert {*served} == {*expected}
+            for output, value in expected.items():
+                np.testing.assert_allclose(served[output], value[:size], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["mixed_float16", "mixed_bfloat16", "int8"])
+def reduced(request):
+    """Stock Keras's network in less than float32, and the same network with tasks."""
+    policy = "float32" if request.param == "int8" else request.param
+    tasks = {"kind": Categorical(initial_sigma=0.5), "mean": Gaussian(initial_sigma=3.0)}
+
+    def network(model):
+        keras.utils.set_random_seed(0)
+        x = keras.Input((4,), name="x")
+        hidden = keras.layers.Dense(8, activation="relu", dtype=policy)(x)
+        heads = {task: keras.layers.Dense(SIZES[task], dtype="float32")(hidden) for task in tasks}
+        network = model(x, heads)
+        if request.param == "int8":
+            network.quantize("int8")
+        return network
+
+    return network(keras.Model), network(lambda *graph: MultiTaskModel(*graph, tasks))
+
+
+@pytest.mark.parametrize("format", PACKAGES)
+def test_less_than_float32_answers_in_each_runtime_as_stock_keras_does(reduced, format, tmp_path):
+    def run(name, model):
+        (tmp_path / name).mkdir()
+        return export_and_run(model, format, tmp_path / name, [X[:1], X])
+
+    stock, model = reduced
+    stock(X[:1])  # as for `inference_model`
+    try:
+        expected = run("stock", stock)
+    except Exception as error:
+        pytest.skip(f"Stock Keras's own network fails: {str(error)[:200]}")
+    network, predictive = run("network", model), run("predictive", model.predictive_model())
+    for (kind, mean), answer, distribution in zip(expected, network, predictive, strict=True):
+        odds = np.exp(kind / 0.5**2)
+        probabilities = odds / odds.sum(axis=-1, keepdims=True)
+        wanted = [kind / 0.5**2, mean, probabilities, mean, np.full_like(mean, 3.0)]
+        for value, received in zip(wanted, [*answer, *distribution], strict=True):
+            np.testing.assert_allclose(received, value, rtol=1e-5, atol=1e-5)
 
 
 def test_a_path_may_be_a_path_object(models, tmp_path):
