@@ -55,7 +55,9 @@ default_role = "py:obj"
 
 def markdown_to_rst(app, what, name, obj, options, lines):
     """Turns the Markdown of a docstring, its links and fenced blocks, into reStructuredText."""
-    text = re.sub(r"\[([^\]]+)\]\((http[^)]+)\)", r"`\1 <\2>`__", "\n".join(lines))
+    text = re.sub(
+        r"\[([^\]]+)\]\((http(?:[^()]|\([^()]*\))+)\)", r"`\1 <\2>`__", "\n".join(lines)
+    )
     blocks = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
     text = blocks.sub(
         lambda found: ".. code-block:: python\n\n" + indented(found[1]), text
