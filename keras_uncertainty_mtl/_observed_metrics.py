@@ -6,8 +6,9 @@ import keras
 from keras import metrics as keras_metrics
 from keras import ops
 
+from keras_uncertainty_mtl._element_weights import where_observed
 from keras_uncertainty_mtl._keras_internals import copy_direction
-from keras_uncertainty_mtl._observations import align, where_observed
+from keras_uncertainty_mtl._observations import align
 from keras_uncertainty_mtl._shapes import Tensor
 from keras_uncertainty_mtl.likelihoods import Likelihood
 
