@@ -156,7 +156,8 @@ def summary(table: pd.DataFrame) -> str:
         rows.append([problem, name, method, str(len(runs)), *cells])
     rows.sort(key=lambda row: ([*PROBLEMS].index(row[0]), row[1], METHODS.index(row[2])))
     header = ["problem", "likelihood", "method", "seeds", "error", "over one σ", "NLL"]
-    return markdown([*header, "less one σ"], rows)
+    # A single seed has no standard deviation.
+    return markdown([*header, "less one σ"], rows).replace(" ± nan", "")
 
 
 def main() -> None:
