@@ -198,7 +198,15 @@ def run(name: str, seed: int) -> list[dict[str, Any]]:
 
 def report(table: pd.DataFrame) -> str:
     """The table over all seeds, as Markdown."""
-    header = ["problem", "task", "coverage, %", "sd of a draw", "crepes, %", "width or set size"]
+    header = [
+        "problem",
+        "task",
+        "networks",
+        "coverage, %",
+        "sd of a draw",
+        "crepes, %",
+        "width or set size",
+    ]
     header += ["over crepes's", "σ alone, %"]
     rows = []
     for (problem, task), group in table.groupby(["problem", "task"], sort=False):
@@ -208,6 +216,7 @@ def report(table: pd.DataFrame) -> str:
             [
                 problem,
                 task,
+                str(len(group)),
                 f"{mean['coverage']:.2f} ± {sd['coverage']:.2f}",
                 f"{mean['sd of a draw']:.2f}",
                 f"{mean['crepes']:.2f} ± {sd['crepes']:.2f}",
@@ -219,8 +228,7 @@ def report(table: pd.DataFrame) -> str:
     return (
         f"{date.today()}: Python {platform.python_version()}, Keras {keras.__version__}, "
         f"TensorFlow {version('tensorflow')}, crepes {version('crepes')}; mean ± standard "
-        f"deviation of {table.seed.nunique()} networks, {DRAWS} draws each.\n\n"
-        + markdown(header, rows)
+        f"deviation of the networks, {DRAWS} draws each.\n\n" + markdown(header, rows)
     )
 
 
