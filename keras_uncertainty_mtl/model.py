@@ -271,12 +271,17 @@ class MultiTaskModel(keras.Model):
         saved model nor an export of it needs this package, or targets.
 
         Returns:
-            A functional `keras.Model` with a dict of outputs: `"{task}_mean"` and
-            `"{task}_standard_deviation"` for `Gaussian`; `"{task}_location"` and `"{task}_scale"`,
-            which is `σ / √2`, for `Laplace`; `"{task}_probabilities"` for `Categorical` and
-            `Bernoulli`; `"{task}_prediction"` for `Gibbs`. After `calibrate(intervals=…)` also
-            `"{task}_lower"` and `"{task}_upper"` for `Gaussian` and `Laplace`, and `"{task}_set"`
-            for classes: truth values by class on the last axis, of `Bernoulli` by no and yes.
+            A functional `keras.Model` with a dict of outputs:
+
+            - `"{task}_mean"` and `"{task}_standard_deviation"` for `Gaussian`, `Poisson` and
+              `NegativeBinomial`;
+            - `"{task}_location"` and `"{task}_scale"` for `Laplace`, `StudentT` and `Ordinal`;
+            - `"{task}_quantile"` and `"{task}_scale"` for `Quantile`;
+            - `"{task}_probabilities"` for `Categorical`, `Bernoulli` and `Ordinal`;
+            - `"{task}_prediction"` for `Gibbs`;
+            - after `calibrate(intervals=…)` also `"{task}_lower"` and `"{task}_upper"` of
+              intervals, and `"{task}_set"` for classes: truth values by class on the last axis, of
+              `Bernoulli` by no and yes.
 
         Example:
 
