@@ -1,8 +1,8 @@
 """Tables of the comparison: Δm, ranks, paired differences and the metrics of every problem.
 
 Δm is the mean over tasks of the relative gain in a test metric over a network of that task alone.
-A problem counts once its networks of one task and the headline methods have all of its seeds. A
-method counts where it has all seeds of a problem.
+A seed of a problem counts once its networks of one task and the headline methods are finished, and
+a problem once three seeds do. A method counts where it has these seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.candidates import DEFAULT, HEADLINE, METHODS, SEARCHES, SHOWN, S
 from benchmarks.harness import markdown
 from benchmarks.problems import PROBLEMS
 
-RESAMPLES = 10_000
+RESAMPLES, FEWEST_SEEDS = 10_000, 3
 PAIRED = [*list(METHODS)[1:HEADLINE], next(iter(SEARCHES))]
 RUN = ["problem", "method", "seed"]
 
@@ -41,34 +41,38 @@ def relative_gains(rows: pd.DataFrame) -> pd.DataFrame:
 def with_searches(gains: pd.DataFrame) -> pd.DataFrame:
     """Adds the searches: the member with the best mean Δm on validation data, of each problem."""
     added = [gains]
-    for search, members in SEARCHES.items():
-        of_members = gains[gains["method"].isin(members)]
-        means = of_members.groupby(["problem", "method"])["validation"].mean()
-        for problem, of_problem in means.groupby("problem"):
-            if len(of_problem) == len(members):
-                _, best = of_problem.idxmax()
-                chosen = (gains["problem"] == problem) & (gains["method"] == best)
-                added.append(gains[chosen].assign(method=search))
+    for _, of_problem in gains.groupby("problem"):
+        for search, members in SEARCHES.items():
+            of_members = of_problem[of_problem["method"].isin(members)]
+            runs = of_members[["method", "seed"]].drop_duplicates()
+            if len(runs) == len(members) * of_problem["seed"].nunique():
+                best = of_members.groupby("method")["validation"].mean().idxmax()
+                chosen = of_members[of_members["method"] == best]
+                added.append(chosen.assign(method=search))
     return pd.concat(added)
 
 
-def counted_problems(rows: pd.DataFrame) -> list[str]:
-    """Returns the problems whose networks of one task and headline methods have all seeds."""
-    seeds = rows.groupby(["problem", "method"])["seed"].nunique()
-    counted = []
+def counted(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of the problems and seeds that count, in the order of the problems."""
+    parts = [rows.iloc[:0]]
     for name, make in PROBLEMS.items():
-        problem = make()
-        needed = [method for method in methods_for(problem) if method.startswith(SINGLE)]
+        needed = [method for method in methods_for(make()) if method.startswith(SINGLE)]
         needed += list(METHODS)[:HEADLINE]
-        if all(seeds.get((name, method), 0) >= problem.seeds for method in needed):
-            counted.append(name)
-    return counted
+        of_problem = rows[rows["problem"] == name]
+        seeds = [
+            seed
+            for seed, of_seed in of_problem.groupby("seed")
+            if set(needed) <= set(of_seed["method"])
+        ]
+        if len(seeds) >= FEWEST_SEEDS:
+            parts.append(of_problem[of_problem["seed"].isin(seeds)])
+    return pd.concat(parts)
 
 
 def table_of(gains: pd.DataFrame) -> pd.DataFrame:
     """Returns Δm of the test: a row for each problem and seed, a column for each method.
 
-    A method without all seeds of a problem is NaN there.
+    A method that lacks a seed of a problem is NaN there.
     """
     means = gains.groupby(RUN)["test"].mean().unstack("method")
     means = means.reindex(columns=[method for method in SHOWN if method in means])
@@ -173,10 +177,10 @@ def differences_by_problem(gains: pd.DataFrame, problems: list[str]) -> str:
 def harm_of_noise(gains: pd.DataFrame) -> str:
     """Returns by how much tasks of pure noise change the tasks beside them."""
     changes = table_of(gains)
-    lines = [
-        [method, mean_text(changes.loc["noise", method] - changes.loc["flights", method])]
-        for method in list(METHODS)[:HEADLINE]
-    ]
+    lines = []
+    for method in list(METHODS)[:HEADLINE]:
+        change = (changes.loc["noise", method] - changes.loc["flights", method]).dropna()
+        lines.append([method, mean_text(change)])
     return markdown(["Δm with three tasks of noise, minus without", "flights"], lines)
 
 
@@ -199,15 +203,16 @@ def metric_texts(rows: pd.DataFrame, column: str, tasks: list[str]) -> list[str]
     return [f"{values.mean()[task]:.4g} ± {values.std()[task]:.2g}" for task in tasks]
 
 
-def status(rows: pd.DataFrame, problems: list[str]) -> str:
+def status(rows: pd.DataFrame, counts: pd.DataFrame) -> str:
     """Returns what is finished, and where and with what it ran."""
-    runs = rows[RUN].drop_duplicates()
     total = sum(len(methods_for(make())) * make().seeds for make in PROBLEMS.values())
-    waiting = [problem for problem in PROBLEMS if problem not in problems]
-    seeds = ", ".join(f"{problem} {PROBLEMS[problem]().seeds}" for problem in problems)
+    seeds = counts.groupby("problem")["seed"].nunique()
+    finished = [f"{problem} {seeds[problem]}" for problem in PROBLEMS if problem in seeds]
+    waiting = [problem for problem in PROBLEMS if problem not in seeds]
     run_on = [", ".join(rows[name].unique()) for name in ("versions", "machine", "commit")]
     lines = [
-        f"{len(runs)} of {total} runs are finished. Seeds of each problem: {seeds}.",
+        f"{len(rows[RUN].drop_duplicates())} of {total} runs are finished. "
+        f"Seeds that count: {', '.join(finished) or 'none'}.",
         f"Not finished, and left out: {', '.join(waiting) or 'none'}. A dash: runs are missing.",
         f"{run_on[0]}; {run_on[1]}; commits {run_on[2]}. "
         f"A run takes {rows.groupby(RUN)['seconds'].first().median():.0f} s (median).",
@@ -217,15 +222,14 @@ def status(rows: pd.DataFrame, problems: list[str]) -> str:
 
 def report(rows: pd.DataFrame) -> str:
     """Returns all tables as Markdown."""
-    problems = counted_problems(rows)
-    if not problems:
-        return "No problem is finished.\n"
-    counted = rows[rows["problem"].isin(problems)]
-    gains = with_searches(relative_gains(counted))
-    table, order = summary(gains, problems)
-    tables = [status(rows, problems), table, rivals(gains, order)]
-    tables.append(differences_by_problem(gains, problems))
-    if {"noise", "flights"} <= set(problems):
-        tables.append(harm_of_noise(gains))
-    tables += [metrics_of(counted, gains, problem, order) for problem in problems]
+    counts = counted(rows)
+    tables = [status(rows, counts)]
+    problems = list(counts["problem"].unique())
+    if problems:
+        gains = with_searches(relative_gains(counts))
+        table, order = summary(gains, problems)
+        tables += [table, rivals(gains, order), differences_by_problem(gains, problems)]
+        if {"noise", "flights"} <= set(problems):
+            tables.append(harm_of_noise(gains))
+        tables += [metrics_of(counts, gains, problem, order) for problem in problems]
     return "\n".join(tables)
