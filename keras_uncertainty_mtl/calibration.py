@@ -223,7 +223,8 @@ class _GroupSums(keras.metrics.Metric):
         for task in np.compress(is_unknown, self._group.tasks):
             warnings.warn(
                 f"Task '{task}': no {name} is the most likely one, so it stays as it is. The "
-                "network makes no error at all on these data, or knows nothing of them.",
+                "network makes no error at all on these data, knows nothing of them, or has errors "
+                "far from 1: have the task in a unit nearer to its noise.",
                 stacklevel=4,
             )
         optima = optima if self._group.likelihood.per_channel else optima[:, 0]

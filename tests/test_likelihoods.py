@@ -152,7 +152,8 @@ def deviance(targets, predictions, sigma):
 def negative_binomial(targets, predictions, sigma):
     successes, probability = sigma**-2, 1 / (1 + sigma**2 * np.exp(predictions))
     logpmf = stats.nbinom.logpmf(targets, successes, probability)
-    return -logpmf - special.gammaln(targets + 1)
+    constant = special.gammaln(targets + 1) - special.xlogy(targets, targets) + targets
+    return -logpmf - constant
 
 
 def rounded_logistic(targets, predictions, sigma):

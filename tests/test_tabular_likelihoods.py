@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from scipy import optimize, special, stats
 
 from keras_uncertainty_mtl import (
@@ -334,6 +335,22 @@ def test_tasks_of_one_likelihood_are_computed_together():
     layer.build(dict.fromkeys(tasks, (None, 1)))
     groups = sorted(sorted(group.tasks) for group in layer.groups)
     assert groups == [["a_stars", "b_stars"], ["c_level"], ["d_level"], ["e_count", "f_count"]]
+
+
+@pytest.mark.parametrize("distance", [-8, -2, -0.1, 0, 0.5, 8])
+@pytest.mark.parametrize("count", [0, 1, 100, 1e7])
+def test_counts_of_any_size_leave_the_dispersion_its_digits(count, distance):
+    f = np.float32(np.log(max(count, 1)) + distance)
+
+    def difference(nll):
+        return [nll(s) - nll(0.0) for s in (-12.0, -2.0, 6.0)]
+
+    def found(s):
+        tensors = (ops.convert_to_tensor(np.array([[x]], "float32")) for x in (count, f, s))
+        return float(NegativeBinomial().negative_log_likelihood(*tensors)[0, 0])
+
+    expected = difference(lambda s: nll_negative_binomial(count, np.float64(f), s))
+    np.testing.assert_allclose(difference(found), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("make", [Poisson, NegativeBinomial])

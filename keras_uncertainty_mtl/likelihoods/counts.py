@@ -90,12 +90,22 @@ class NegativeBinomial(_Count):
     def negative_log_likelihood(
         self, targets: Tensor, predictions: Tensor, log_variance: Tensor
     ) -> Tensor:
-        """See the class; `log(y!)` is dropped."""
+        """See the class; `log(y!)` and `y - y·log y`, large numbers without `s`, are dropped."""
         s = log_variance + self.element_log_variance(predictions)
-        f = self.log_rate(predictions)
-        shape = ops.exp(-s)
-        losses = (targets + shape) * ops.softplus(f + s) - targets * f
-        return nan_unless(targets >= 0, losses - _log_rising(targets, shape))
+        f, shape = self.log_rate(predictions), ops.exp(-s)
+        is_positive = targets > 0
+        counts = ops.where(is_positive, targets, ops.ones_like(targets))
+        excess = f - ops.log(counts)
+        is_near = ops.logical_and(is_positive, ops.abs(excess) < 1.0)
+        near, total = ops.clip(excess, -1.0, 1.0), counts + shape
+        # log((μ + r) / (y + r)), and the same less log(μ / y). Where μ is near y, the difference of
+        # two logarithms would leave no digits.
+        above = ops.softplus(f + s) - ops.log1p(targets / shape)
+        above = ops.where(is_near, ops.log1p(ops.expm1(near) * counts / total), above)
+        below = ops.softplus(-f - s) - ops.log1p(shape / counts)
+        below = ops.where(is_near, ops.log1p(ops.expm1(-near) * shape / total), below)
+        losses = shape * above + targets * below
+        return nan_unless(targets >= 0, losses + _log_falling(targets, shape))
 
     def element_sigma(self, predictions: Tensor, sigma: Any) -> Tensor:
         """The standard deviation of each count, `√(μ + σ²·μ²)`."""
@@ -103,18 +113,17 @@ class NegativeBinomial(_Count):
         return ops.sqrt(rates + ops.square(rates * super().element_sigma(predictions, sigma)))
 
 
-def _log_rising(y: Tensor, r: Tensor) -> Tensor:
-    """`log Γ(y + r) - log Γ(r) - y·log r`, by Stirling's series from `r + 8` on.
+def _log_falling(y: Tensor, r: Tensor) -> Tensor:
+    """`log Γ(r) - log Γ(y + r) + (y + r)·log(y + r) - r·log r - y`, by Stirling's series from 8 on.
 
-    Keras has no `log Γ`, whose difference would leave no digits of it where `r` is large.
+    Keras has no `log Γ`, of which the difference would leave no digits.
     """
-    steps = sum(ops.log1p(y / (r + step)) for step in range(8))
-    r, shifted = r + 8.0, y * ops.log1p(8.0 / r)
-    high = y + r
+    low, high = r + 8.0, y + r + 8.0
 
     def series(z: Tensor) -> Tensor:
         w = 1.0 / (z * z)
         return (1.0 - w * (1.0 / 30.0 - w * (1.0 / 105.0 - w / 140.0))) / (12.0 * z)
 
-    difference = (high - 0.5) * ops.log1p(y / r) - y + series(high) - series(r)
-    return difference + shifted - steps
+    steps = sum(ops.log1p(y / (r + step)) for step in range(8))
+    shifted = r * ops.log1p(8.0 / r) - (y + r) * ops.log1p(8.0 / (y + r))
+    return steps + shifted - 7.5 * ops.log1p(y / low) + series(low) - series(high)
