@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from examples.serving import predictions, service
+
 pytestmark = pytest.mark.backends("jax", reason="the example runs on JAX")
 
 
@@ -24,9 +26,7 @@ def test_two_processes_train_one_model_and_export_it(tmp_path):
     assert "2 devices, 2 processes" in done.stdout
     accuracy = float(re.search(r"accuracy: ([\d.]+)%", done.stdout)[1])
     assert accuracy > 80  # chance is 10%
-    np.save(tmp_path / "images.npy", np.zeros((3, 8, 8, 1), "float32"))
-    files = [tmp_path / name for name in ("saved_model", "images.npy", "predictions.npz")]
-    subprocess.run([sys.executable, "examples/serve.py", *files], check=True)
-    served = np.load(tmp_path / "predictions.npz")
+    with service(tmp_path / "saved_model") as port:
+        served = predictions(port, np.zeros((3, 8, 8, 1)).tolist())
     assert served["class"].shape == (3, 10)
     assert served["ink"].shape == (3, 1)
