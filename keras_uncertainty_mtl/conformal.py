@@ -31,7 +31,7 @@ SAME_DATA = 1e-4  # Relative differences of sums over data in another order and 
 
 def check_level(level: Any) -> None:
     """Refuses a level that is no probability."""
-    if level is not None and not (isinstance(level, Real) and 0 < level < 1):
+    if level is not None and not (isinstance(level, Real) and 0 < float(level) < 1):
         raise ValueError(
             "`intervals` must be the share of the targets that intervals hold, such as 0.95, or "
             f"None. Received: intervals={level!r}"

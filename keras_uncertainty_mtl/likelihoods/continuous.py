@@ -53,7 +53,9 @@ class _Continuous(Likelihood):
     def nonconformity(self, targets: Tensor, predictions: Tensor, sigma: Any) -> Tensor:
         """The distance of each target from its estimate, in units of its σ."""
         distance = ops.abs(targets - self.location(predictions))
-        return distance / self.element_sigma(predictions, sigma)
+        # The σ of a count may be 0 in single precision, where its rate is.
+        scores = distance / self.element_sigma(predictions, sigma)
+        return ops.where(distance == 0, ops.zeros_like(scores), scores)
 
     def prediction_region(
         self, predictions: Tensor, sigma: Any, quantile: Any
