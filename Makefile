@@ -6,8 +6,8 @@ NIGHTLY := $(VENV)-nightly
 INSTALLED := $(VENV)-installed
 PIP := python -m pip install -qq --disable-pip-version-check
 PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist loadfile
-# The tests of the package itself, which need no example and no benchmark.
-PACKAGE_TESTS := $(PYTEST) $(addprefix --ignore=tests/,benchmarks integration scenes test_quickstart.py)
+# The tests of the package itself, which need no example, no benchmark and no documentation.
+PACKAGE_TESTS := $(PYTEST) $(addprefix --ignore=tests/,benchmarks integration scenes test_docs.py test_quickstart.py)
 
 # TensorFlow's start-up notes, which say nothing about this package.
 export TF_CPP_MIN_LOG_LEVEL ?= 3

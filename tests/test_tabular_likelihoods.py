@@ -261,7 +261,7 @@ def test_ratings_of_three_are_those_of_statsmodels():
 def fitted(likelihood, y, x):
     inputs = keras.Input((1,))
     model = MultiTaskModel(inputs, {"task": keras.layers.Dense(1)(inputs)}, {"task": likelihood})
-    model.compile(keras.optimizers.Adam(0.03))
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.03, 800)))
     model.fit(x, y, batch_size=100, epochs=40, verbose=0)
     kernel, bias = model.layers[1].get_weights()
     return float(kernel[0, 0]), float(bias[0]), model.weighting.sigmas()["task"]
