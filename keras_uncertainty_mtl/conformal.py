@@ -106,7 +106,7 @@ class ScoreCounts(keras.metrics.Metric):
         bins = bins - ops.expand_dims(ops.convert_to_tensor(self._start), 1)
         is_inside = ops.logical_and(bins >= 0, bins < BINS)
         column = np.arange(tasks * channels, dtype="int32").reshape(tasks, 1, channels)
-        place = tasks * channels * ops.where(is_inside, bins, 0) + column
+        place = ops.add(tasks * channels * ops.where(is_inside, bins, 0), column)
         counts = ops.segment_sum(
             ops.reshape(ops.where(is_inside, weights, 0.0), (-1,)),
             ops.reshape(place, (-1,)),
