@@ -232,3 +232,12 @@ def test_a_functional_model_may_end_in_losses(approximate):
     expected = cross_entropy(logits, classes)
     for losses in keras.Model([y, f], outputs)([classes, logits.astype("float32")]):
         np.testing.assert_allclose(ops.convert_to_numpy(losses), expected, rtol=1e-5)
+
+
+@both_forms
+@pytest.mark.parametrize("flag", [-1.0, 2.0])
+def test_a_flag_that_is_neither_no_nor_yes_has_no_loss(flag, approximate):
+    losses = Bernoulli(approximate=approximate).loss(
+        ops.convert_to_tensor([[flag], [1.0]]), ops.zeros((2, 1))
+    )
+    np.testing.assert_array_equal(np.isnan(ops.convert_to_numpy(losses))[:, 0], [True, False])

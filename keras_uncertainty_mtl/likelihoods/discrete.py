@@ -226,8 +226,9 @@ class Bernoulli(_Discrete):
         return {**super().get_config(), "pos_weight": self.pos_weight}
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
-        """The binary cross-entropy of each element."""
-        return ops.binary_crossentropy(targets, predictions, self.from_logits)
+        """The binary cross-entropy of each element; NaN for a target that is not from 0 to 1."""
+        losses = ops.binary_crossentropy(targets, predictions, self.from_logits)
+        return nan_unless(ops.logical_and(targets >= 0, targets <= 1), losses)
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"probabilities"` of yes, from predictions at their temperature if any."""
