@@ -14,7 +14,7 @@ from numpy.polynomial import Polynomial
 from keras_uncertainty_mtl._groups import BOUND, Group
 from keras_uncertainty_mtl._observations import Observations
 from keras_uncertainty_mtl._reductions import add_exactly, exact_sums
-from keras_uncertainty_mtl.conformal import ScoreCounts, warn_of_tasks_without
+from keras_uncertainty_mtl.conformal import SAME_DATA, ScoreCounts, warn_of_tasks_without
 from keras_uncertainty_mtl.inference import without_weighting
 
 # Without a closed form, σ is searched between 2e-9 and 5e8. Each pass over the data leaves a
@@ -23,7 +23,6 @@ GRID_SIZE, GRID_END = 33, 40.0
 PASSES, POLYNOMIAL_DEGREE = 3, 6
 
 ROUNDING = 1e-6  # Smaller differences of means, absolute or relative, may be rounding errors.
-SAME_DATA = 1e-4  # Relative differences of sums over data in another order and other batches.
 
 
 class Calibration(NamedTuple):
