@@ -17,7 +17,8 @@ from keras import layers
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from docs.figures import LINES, STYLE, pair_of_axes
+from docs.figures import pair_of_axes
+from docs.styles import LINES, STYLE
 from examples.batches import shuffled
 from keras_uncertainty_mtl import Gaussian, MultiTaskModel
 
