@@ -2,6 +2,7 @@
 
 import json
 import re
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,8 @@ SERVING = "docs/recipes/serving.md"  # Runs as a fixture.
 BLOCK = re.compile(r"^```(?:\{code-cell\} )?python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 
 
-def run(page, directory, monkeypatch):
+def run(page):
     """Runs the code blocks of a page from the first to the last, and returns their names."""
-    monkeypatch.chdir(directory)
     namespace = {"__name__": "page"}
     for block in BLOCK.findall(PAGES[page]):
         code = re.sub(r"^[%:].*", "", block, flags=re.MULTILINE)  # Magics and tags of notebooks.
@@ -29,22 +29,35 @@ def run(page, directory, monkeypatch):
     return namespace
 
 
+def run_only(page):
+    """As `run`; the names cannot leave the process."""
+    run(page)
+
+
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return run(SERVING, tmp_path_factory.mktemp("serving"), monkeypatch)
+        monkeypatch.chdir(tmp_path_factory.mktemp("serving"))
+        return run(SERVING)
 
 
 @pytest.mark.parametrize("page", sorted({*PAGES} - {SERVING}))
 def test_code_blocks_run_in_their_order(page, tmp_path, monkeypatch):
     if "import keras_tuner" in PAGES[page]:
         pytest.importorskip("keras_tuner", reason="It would install a Keras of its own.")
-    run(page, tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    if "MirroredStrategy()" in PAGES[page]:
+        # TensorFlow's collectives interfere within one process.
+        with get_context("spawn").Pool(1) as pool:
+            pool.apply(run_only, (page,))
+    else:
+        run(page)
 
 
 def test_both_sides_of_the_diff_of_readme_train(tmp_path, monkeypatch):
     (diff,) = re.findall(r"^```diff\n(.*?)^```", PAGES["README.md"], flags=re.DOTALL | re.MULTILINE)
-    names = run("README.md", tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    names = run("README.md")
     for side in "-+":
         lines = [line[1:] for line in diff.splitlines() if line[:1] in ("", " ", side)]
         exec(compile("\n".join(lines), "README.md", "exec"), names)
