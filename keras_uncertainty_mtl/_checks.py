@@ -1,24 +1,80 @@
 """Checks of a call before anything is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_uncertainty_mtl._keras_internals import gives_probabilities
-from keras_uncertainty_mtl._structures import by_task
+from keras_uncertainty_mtl._keras_internals import gives_probabilities, layer_name
+from keras_uncertainty_mtl._observations import is_elementwise, labelled_tasks
+from keras_uncertainty_mtl._shapes import Shape
+from keras_uncertainty_mtl._structures import by_task, naming_task
 from keras_uncertainty_mtl.likelihoods import Likelihood
 
 
-def check_logits(tasks: Mapping[str, Likelihood], predictions: Any) -> None:
-    """Refuses probabilities where a likelihood takes logits."""
-    for task, prediction in by_task(tasks, predictions, "predictions").items():
+def check_predictions(tasks: Mapping[str, Likelihood], predictions: Any) -> None:
+    """Refuses outputs of other tasks' layers, and probabilities where a likelihood takes logits."""
+    named = by_task(tasks, predictions, "predictions")
+    layers = [layer_name(prediction) for prediction in named.values()]
+    # A dict says itself which is which.
+    if not isinstance(predictions, dict) and any(
+        layer in tasks and layer != task for task, layer in zip(named, layers, strict=True)
+    ):
+        raise ValueError(
+            f"`predictions` must be in the order of the tasks, {list(tasks)}. Received: outputs of "
+            f"the layers {layers}. Use a dict keyed by task, or give the tasks in this order."
+        )
+    for task, prediction in named.items():
         if tasks[task].from_logits and gives_probabilities(prediction):
             raise ValueError(
                 f"Task '{task}': the likelihood takes logits. Received: the output of a softmax or "
                 "a sigmoid. Take the activation off the last layer, or use a likelihood with "
                 "from_logits=False and approximate=True."
             )
+
+
+def check_labels(
+    tasks: Mapping[str, Likelihood], labels: Any, outputs: Any, masked: Container[str]
+) -> None:
+    """Refuses arrays with labels that make a loss NaN: not finite, or out of range.
+
+    Tensors, labels of a loss or likelihood of the user's own, and of a masked task pass unseen.
+    """
+    predictions = by_task(tasks, outputs, "predictions")
+    labelled = labelled_tasks(tasks, labels)
+    for task, given in by_task(labelled, labels, "targets", outputs=outputs).items():
+        values = given.to_numpy() if hasattr(given, "to_numpy") else given  # pandas, and others.
+        is_known = is_elementwise(tasks[task]) and task not in masked
+        if isinstance(values, np.ndarray) and is_known:
+            with naming_task(task):
+                _check_array(tasks[task], values, tuple(predictions[task].shape))
+
+
+def _check_array(likelihood: Likelihood, values: Any, prediction_shape: Shape) -> None:
+    if values.dtype.kind not in "biuf":
+        try:
+            values = values.astype("float64")
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Targets must be numbers. Received: an array of dtype {values.dtype}. For class "
+                "ids of strings take `pandas.factorize(labels)[0]`."
+            ) from error
+    low, high = likelihood.target_range(prediction_shape)
+    is_label = np.isfinite(values) & (values >= low) & (values <= high)
+    if likelihood.has_whole_targets:
+        is_label &= values == np.floor(values)
+    if likelihood.missing is not None:
+        is_label |= np.isclose(values, likelihood.missing, rtol=0, atol=0, equal_nan=True)
+    if not is_label.all():
+        index = np.unravel_index(np.argmin(is_label), is_label.shape)
+        kind = "whole" if likelihood.has_whole_targets else "finite"
+        bounds = "" if low == -np.inf else f" from {low:g} to {high:g}"
+        raise ValueError(
+            f"Targets must be {kind} numbers{bounds}. Received: {is_label.size - is_label.sum()} "
+            f"others of {is_label.size}, first {values[index]} at {tuple(map(int, index))}. If it "
+            "stands for a missing label, pass it to the likelihood as `missing`."
+        )
 
 
 def known_training(training: bool | None, last: bool | None) -> bool:

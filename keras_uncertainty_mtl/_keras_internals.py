@@ -49,14 +49,27 @@ def gives_probabilities(tensor: Any) -> bool:
     """
     if hasattr(tensor, "_keras_logits"):
         return True
-    if not hasattr(tensor, "_keras_history"):
-        return False
-    operation, _, index = tensor._keras_history
-    if outputs := getattr(operation, "outputs", None):  # A model as a layer.
-        return gives_probabilities(outputs[index])
+    operation = _operation(tensor)
     activation = getattr(operation, "activation", operation)
     name = getattr(activation, "__name__", type(activation).__name__)
     return name.lower() in ("softmax", "sigmoid")
+
+
+def layer_name(tensor: Any) -> str | None:
+    """The name of the layer or operation that a symbolic tensor comes out of.
+
+    Reads `_keras_history`, as `gives_probabilities` does. Without it, there is no name.
+    """
+    return getattr(_operation(tensor), "name", None)
+
+
+def _operation(tensor: Any) -> Any:
+    """The operation that a symbolic tensor comes out of, inside of nested models too, or `None`."""
+    if not hasattr(tensor, "_keras_history"):
+        return None
+    operation, _, index = tensor._keras_history
+    outputs = getattr(operation, "outputs", None)  # A model as a layer.
+    return _operation(outputs[index]) if outputs else operation
 
 
 def copy_direction(metric: Any, to: Any) -> None:

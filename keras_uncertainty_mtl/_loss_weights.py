@@ -43,7 +43,10 @@ class LossWeights(keras.layers.Layer):
 
 def _validated(loss_weights: Any, tasks: list[str]) -> dict[str, float]:
     if not isinstance(loss_weights, Mapping | None):
-        raise ValueError(f"`loss_weights` must be a dict from tasks. Received: {loss_weights!r}")
+        raise ValueError(
+            f"`loss_weights` must be a dict from tasks to numbers: {{{tasks[0]!r}: 0.5}}. "
+            f"Received: {loss_weights!r}"
+        )
     weights = dict.fromkeys(tasks, 1.0) | dict(loss_weights or {})
     for task, weight in weights.items():
         if task not in tasks:

@@ -23,16 +23,18 @@ def by_task(
     if isinstance(structure, (list, tuple)):
         if len(structure) != len(tasks):
             raise ValueError(
-                f"{expected}, in this order: {len(tasks)}. Received: {len(structure)}. Use a dict "
-                "keyed by task to be sure which is which."
+                f"{expected}, in this order. Received: {len(structure)} entries. Use a dict keyed "
+                "by task to be sure which is which."
             )
         _check_order(tasks, structure, argument, outputs)
         structure = dict(zip(tasks, structure, strict=True))
     elif not isinstance(structure, dict):
         if structure is None or len(tasks) > 1:
+            advice = ". Take a table apart: {task: table[task] for task in …}"
+            received = f"one {type(structure).__name__}{advice}" if structure is not None else None
             raise ValueError(
                 f"{expected}, in a dict keyed by task, or a list or tuple in task order. "
-                f"Received: {structure!r}"
+                f"Received: {received}"
             )
         structure = {tasks[0]: structure}
     missing = [task for task in tasks if task not in structure]

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_uncertainty_mtl._calibration_state import CalibrationState
-from keras_uncertainty_mtl._checks import check_strategy
+from keras_uncertainty_mtl._checks import check_labels, check_strategy
 from keras_uncertainty_mtl._compiled_metrics import observed_metrics
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
 from keras_uncertainty_mtl._observations import masks_by_task, tensors_by_task
@@ -139,6 +139,31 @@ class MultiTaskModel(keras.Model):
         # Weight decay would pull every σ to where it started.
         for variable in self.weighting.trainable_variables:
             exclude_from_weight_decay(self.optimizer, variable)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains the model; see `keras.Model.fit`.
+
+        Raises:
+            ValueError: If arrays of targets have a number of which the loss would be NaN. With
+                `sample_weight`, and in data sets, such a number makes the loss NaN.
+        """
+        self._check_labels(y, kwargs.get("sample_weight"))
+        if isinstance(validation := kwargs.get("validation_data"), (list, tuple)):
+            self._check_labels(*keras.utils.unpack_x_y_sample_weight(validation)[1:])
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Returns the loss and the metrics; see `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: As in `fit`.
+        """
+        self._check_labels(y, kwargs.get("sample_weight"))
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _check_labels(self, labels: Any, sample_weight: Any) -> None:
+        if labels is not None and sample_weight is None:
+            check_labels(self.weighting.tasks, labels, self.output, self.weighting.masked)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """The arguments of `compile`, for saving."""

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl._checks import check_logits, is_traced, known_training
+from keras_uncertainty_mtl._checks import check_predictions, is_traced, known_training
 from keras_uncertainty_mtl._groups import group_tasks
 from keras_uncertainty_mtl._keras_internals import take_losses
 from keras_uncertainty_mtl._log_variances import LogVariances
@@ -64,8 +64,7 @@ class UncertaintyWeighting(keras.layers.Layer):
     Call arguments:
         predictions: Dict of tensors keyed by task, or a sequence of them in task order.
         targets: Structure of the targets of all tasks that have labels. Without, no loss is added.
-        sample_weight: Structure of weights for each sample or each element, or one tensor for all
-            tasks. Optional.
+        sample_weight: Structure of weights of samples or elements, or a tensor for all. Optional.
         training: If true, the log-variances follow this batch. Keras sets it from the model's call.
             With targets a compiled step must know it.
 
@@ -102,13 +101,13 @@ class UncertaintyWeighting(keras.layers.Layer):
     ) -> None:
         # Without autocast, targets and predictions arrive as they are: losses need their precision.
         super().__init__(autocast=False, **kwargs)
-        self.supports_masking = True
         self.tasks = validate_tasks(tasks)
         self._loss_weights = LossWeights([*self.tasks], loss_weights, self._loss_dtype)
         if update not in ("trained", "closed_form"):
             raise ValueError(f'`update` must be "trained" or "closed_form". Received: {update!r}')
         self.update = update
         self.last_training: bool | None = None  # That of the last call.
+        self.masked: set[str] = set()  # The tasks whose predictions carry a Keras mask.
         self.reports = True
 
     @property
@@ -140,7 +139,7 @@ class UncertaintyWeighting(keras.layers.Layer):
     ) -> Any:
         """Adds the combined loss, if there are targets, and returns the predictions."""
         self.last_training = training
-        check_logits(self.tasks, predictions)
+        check_predictions(self.tasks, predictions)
         # An eager call that says nothing is an evaluation.
         if training is None and not is_traced(predictions):
             training = False
@@ -151,9 +150,8 @@ class UncertaintyWeighting(keras.layers.Layer):
             # Replicas wait for each other in the loss, and share each layer's list of losses.
             is_shared = num_replicas() > 1
             added = take_losses(self) if is_shared else []
-            loss = self.combined_loss(
-                predictions, targets, sample_weight, predictions_mask, training, report
-            )
+            batch = predictions, targets, sample_weight, predictions_mask
+            loss = self.combined_loss(*batch, training, report)
             if is_shared:
                 take_losses(self)
             self.add_loss([*added, loss])
@@ -161,7 +159,7 @@ class UncertaintyWeighting(keras.layers.Layer):
 
     def compute_output_spec(self, predictions: Any, targets: Any = None, *_: Any, **__: Any) -> Any:
         """The shapes and dtypes of the predictions, once the targets are seen to fit them."""
-        check_logits(self.tasks, predictions)
+        check_predictions(self.tasks, predictions)
         named = by_task(self.tasks, predictions, "predictions")
         if targets is not None:
             labelled = labelled_tasks(self.tasks, targets)
@@ -173,6 +171,13 @@ class UncertaintyWeighting(keras.layers.Layer):
             dtype = self._loss_dtype if is_tempered else prediction.dtype
             named[task] = keras.KerasTensor(prediction.shape, dtype)
         return in_structure_of(predictions, named)
+
+    def compute_mask(self, predictions: Any, previous_mask: Any) -> Any:
+        """The masks of the predictions, unchanged."""
+        if previous_mask is not None:
+            masks = by_task(self.tasks, previous_mask, "mask", optional=True)
+            self.masked = {task for task, mask in masks.items() if mask is not None}
+        return previous_mask
 
     def combined_loss(
         self,
@@ -220,14 +225,14 @@ class UncertaintyWeighting(keras.layers.Layer):
     def observe(
         self, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
     ) -> list[Observations]:
-        """The `Observations` of a batch, one for each of `groups`; see `combined_loss`."""
+        """The observations of a batch, one for each of `groups`; see `combined_loss`."""
         self._check_built()
         tensors = tensors_by_task(self.tasks, predictions, targets, sample_weight, mask)
-        batches = []
-        for group in self.groups:
-            of_tasks = {task: tensors[task] for task in group.tasks}
-            batches.append(observe(group.likelihood, group.channels, of_tasks, self._loss_dtype))
-        return batches
+        dtype = self._loss_dtype
+        return [
+            observe(group.likelihood, group.channels, {t: tensors[t] for t in group.tasks}, dtype)
+            for group in self.groups
+        ]
 
     def target_inputs(self, predictions: Any) -> dict[str, Any]:
         """An input for the targets of each task, for a functional model that holds the layer.
@@ -247,8 +252,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         for task in labelled_tasks(self.tasks, None):
             with naming_task(task):
                 shape = self.tasks[task].target_shape(tuple(named[task].shape))
-            dtype = self.tasks[task].target_dtype
-            dtype = self._loss_dtype if dtype == "float32" else dtype
+            dtype = self.tasks[task].target_dtype.replace("float32", self._loss_dtype)
             inputs[task] = keras.Input(batch_shape=shape, dtype=dtype, name=f"{task}_target")
         return inputs
 
@@ -256,9 +260,8 @@ class UncertaintyWeighting(keras.layers.Layer):
     def loss_weights(self) -> Mapping[str, float]:
         """The number that multiplies each task's loss.
 
-        Assign a dict as that of the constructor to change them, in a callback too. They are saved.
-
-        >>> model.weighting.loss_weights = {"depth": 0.5}
+        Assign a dict to change them, in a callback too: `loss_weights = {"depth": 0.5}`.
+        They are saved.
         """
         return MappingProxyType(self._loss_weights.of_tasks)
 
@@ -303,8 +306,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         """Sets the log-variances that training goes on from.
 
         Args:
-            log_variances: Dict as `log_variances()` returns it. A task that is left out, or NaN,
-                stays as it is.
+            log_variances: Dict as of `log_variances()`. A task left out, or NaN, stays as it is.
 
         Raises:
             ValueError: If the layer is not built, or a task, shape or value is not as expected.

@@ -354,6 +354,16 @@ def model_of(change):
     return MultiTaskModel(x, change(outputs), two_tasks())
 
 
+def named_layers(*names):
+    x = keras.Input((4,))
+    return x, [keras.layers.Dense(3, name=name)(x) for name in names]
+
+
+def in_a_model(inputs, outputs):
+    x = keras.Input((4,))
+    return x, keras.Model(inputs, outputs)(x)
+
+
 def target_inputs(change):
     return two_tasks().target_inputs(change(symbolic()[1]))
 
@@ -374,7 +384,23 @@ MODELS = {
     ),
     "an output too few": (
         lambda: model_of(lambda outputs: [outputs["depth"]]),
-        r"\['depth', 'classes'\].*2\. Received: 1",
+        r"\['depth', 'classes'\].*Received: 1 entries",
+    ),
+    "outputs in another order": (
+        lambda: MultiTaskModel(*named_layers("classes", "depth"), two_tasks()),
+        r"`predictions`.*order of the tasks, \['depth', 'classes'\].*\['classes', 'depth'\].*dict",
+    ),
+    "outputs of a model in another order": (
+        lambda: MultiTaskModel(*in_a_model(*named_layers("classes", "depth")), two_tasks()),
+        r"`predictions`.*order of the tasks, \['depth', 'classes'\].*\['classes', 'depth'\]",
+    ),
+    "an output of another task": (
+        lambda: MultiTaskModel(*named_layers("left", "depth"), two_tasks()),
+        r"`predictions`.*order of the tasks, \['depth', 'classes'\].*\['left', 'depth'\]",
+    ),
+    "predictions in another order": (
+        lambda: two_tasks()(named_layers("classes", "depth")[1]),
+        r"`predictions`.*order of the tasks, \['depth', 'classes'\].*\['classes', 'depth'\]",
     ),
     "one output for two": (
         lambda: model_of(lambda outputs: outputs["depth"]),
@@ -458,6 +484,17 @@ def test_wrong_targets_in_fit_name_their_task(call, message):
     assert_raises(call, message)
 
 
+def test_the_order_of_named_layers_may_be_that_of_the_tasks():
+    for inputs, outputs in (named_layers("depth", "classes"), named_layers("left", "right")):
+        MultiTaskModel(inputs, outputs, two_tasks())
+        MultiTaskModel(*in_a_model(inputs, outputs), two_tasks())
+
+
+def test_a_dict_says_itself_which_output_is_which():
+    inputs, (classes, depth) = named_layers("classes", "depth")
+    MultiTaskModel(inputs, {"depth": classes, "classes": depth}, two_tasks())
+
+
 def test_a_model_without_a_weighting_is_refused():
     assert_raises(lambda: MultiTaskModel(*symbolic()), "expects a weighting.*Received: .*=None")
 
@@ -466,7 +503,6 @@ def test_a_string_for_a_weighting_is_refused():
     assert_raises(lambda: MultiTaskModel(*symbolic(), "mse"), "must be a dict.*'mse'")
 
 
-@pytest.mark.backends("tensorflow", "torch", reason="Keras on JAX deletes the weights then")
 def test_an_error_in_fit_leaves_the_weights_alone():
     model = MultiTaskModel(*symbolic(), two_tasks())
     model.compile("adam")

@@ -8,6 +8,7 @@ from keras_uncertainty_mtl import Gaussian, Laplace, MultiTaskModel
 from keras_uncertainty_mtl._keras_internals import (
     copy_direction,
     exclude_from_weight_decay,
+    layer_name,
     loss_arguments,
     take_losses,
 )
@@ -24,6 +25,14 @@ from keras_uncertainty_mtl._keras_internals import (
 )
 def test_the_arguments_of_a_loss_are_those_it_was_made_with(loss, name, value):
     assert loss_arguments(loss)[name] == value
+
+
+def test_the_layer_of_a_tensor_has_its_name_in_nested_models_too():
+    inputs = keras.Input((2,))
+    inner = keras.Model(inputs, [keras.layers.Dense(1, name=name)(inputs) for name in "ab"])
+    outer = keras.Model(inputs, inner(inputs))
+    assert [layer_name(each) for each in outer(keras.Input((2,)))] == ["a", "b"]
+    assert layer_name(np.ones(2)) is None
 
 
 def test_without_the_private_name_the_arguments_are_those_of_the_config():

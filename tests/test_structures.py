@@ -49,7 +49,7 @@ def test_entries_may_be_none_where_they_are_optional():
         ([1], "Received: 1"),
         ((1, 2, 3), "Received: 3"),
         (None, "Received: None"),
-        (1, "Received: 1"),
+        (1, "Received: one int"),
     ],
 )
 def test_entries_that_do_not_fit_are_refused(structure, received):

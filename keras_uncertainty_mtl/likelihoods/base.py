@@ -64,6 +64,7 @@ class Likelihood:
     is_tempered: bool = False
     from_logits: bool = False
     target_dtype: str = "float32"
+    has_whole_targets: bool = False
     harmless_target: int = 0  # A target for missing ones, of which all is finite.
     _shape_advice: str = "Reshape the targets or the network's output so that they agree."
 
@@ -213,6 +214,10 @@ class Likelihood:
     def target_shape(self, prediction_shape: Shape) -> Shape:
         """The shape of the targets that go with predictions of a shape; sizes may be `None`."""
         return prediction_shape
+
+    def target_range(self, prediction_shape: Shape) -> tuple[float, float]:
+        """The lowest and the highest target that there is."""
+        return -np.inf, np.inf
 
     def reduced_axes(self, loss_rank: int, target_rank: int) -> tuple[int, ...]:
         """The axes of the targets that a loss is over: those at the end that it has not."""

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._reductions import nan_unless
+from keras_uncertainty_mtl._shapes import Shape
 from keras_uncertainty_mtl.likelihoods.base import Tensor, register
 from keras_uncertainty_mtl.likelihoods.continuous import _Continuous
 
@@ -30,6 +32,10 @@ class _Count(_Continuous):
         deviances = deviances + ops.stop_gradient(ops.relu(deviances) - deviances)
         deviances = 2.0 * ops.where(is_positive, deviances, ops.exp(f))
         return nan_unless(targets >= 0, deviances)
+
+    def target_range(self, prediction_shape: Shape) -> tuple[float, float]:
+        """From 0 on."""
+        return 0.0, np.inf
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"mean"` of each count, its rate, and its `"standard_deviation"`."""

@@ -100,19 +100,19 @@ class Categorical(_Discrete):
         **kwargs: Any,
     ) -> None:
         super().__init__(from_logits, approximate, **kwargs)
-        self.sparse = sparse
+        self.sparse = self.has_whole_targets = sparse
         self.class_weight = _validate_class_weight(class_weight)
         if sparse and (self.missing is None or self.missing.is_integer()):
             self.target_dtype = "int32"
 
     def loss(self, targets: Tensor, predictions: Tensor) -> Tensor:
-        """The cross-entropy of each element, over the last axis; NaN for a class out of range."""
+        """The cross-entropy of each element, over the last axis; NaN for any other number."""
         if not self.sparse:
             return ops.categorical_crossentropy(targets, predictions, self.from_logits)
         # Backends differ in the loss of a class out of range: an error, NaN, or a silent 0.
-        classes, in_range = _class_ids(targets, predictions.shape[-1])
+        classes, is_class = _class_ids(targets, predictions.shape[-1])
         losses = ops.sparse_categorical_crossentropy(classes, predictions, self.from_logits)
-        return nan_unless(in_range, losses)
+        return nan_unless(is_class, losses)
 
     def label_weights(self, targets: Tensor, predictions: Tensor) -> Tensor | None:
         """The weight of each element's class."""
@@ -164,6 +164,12 @@ class Categorical(_Discrete):
                 "for a number Gaussian or Laplace."
             )
         return prediction_shape[:-1] if self.sparse else prediction_shape
+
+    def target_range(self, prediction_shape: Shape) -> tuple[float, float]:
+        """The first and the last class id; any number where targets are a distribution."""
+        if not self.sparse:
+            return super().target_range(prediction_shape)
+        return 0, prediction_shape[-1] - 1  # type: ignore[operator]
 
     def get_config(self) -> dict[str, Any]:
         own = {"sparse": self.sparse, "class_weight": self.class_weight}
@@ -230,6 +236,10 @@ class Bernoulli(_Discrete):
         losses = ops.binary_crossentropy(targets, predictions, self.from_logits)
         return nan_unless(ops.logical_and(targets >= 0, targets <= 1), losses)
 
+    def target_range(self, prediction_shape: Shape) -> tuple[float, float]:
+        """From no to yes."""
+        return 0.0, 1.0
+
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
         """The `"probabilities"` of yes, from predictions at their temperature if any."""
         return {"probabilities": ops.sigmoid(predictions) if self.from_logits else predictions}
@@ -252,11 +262,14 @@ def _log(probabilities: Tensor) -> Tensor:
 
 
 def _class_ids(targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Class ids, 0 for those out of range, and whether they are in range."""
-    if backend.standardize_dtype(targets.dtype) in ("bool", "int8", "uint8"):
+    """Class ids, 0 for those that there are not, and whether there is such a class."""
+    dtype = backend.standardize_dtype(targets.dtype)
+    if dtype in ("bool", "int8", "uint8"):
         targets = ops.cast(targets, "int32")  # The number of classes may not fit these dtypes.
-    in_range = ops.logical_and(targets >= 0, targets < size)
-    return ops.cast(ops.where(in_range, targets, 0), "int32"), in_range
+    is_class = ops.logical_and(targets >= 0, targets < size)
+    if backend.is_float_dtype(dtype):
+        is_class = ops.logical_and(is_class, ops.equal(targets, ops.floor(targets)))
+    return ops.cast(ops.where(is_class, targets, 0), "int32"), is_class
 
 
 def _are_weights(weights: Any) -> bool:

@@ -52,7 +52,8 @@ def validate_tasks(tasks: Any) -> dict[str, Likelihood]:
     """The likelihood of each task."""
     if not isinstance(tasks, Mapping) or not tasks:
         raise ValueError(
-            f"`tasks` must be a dict from one task or more to likelihoods. Received: {tasks!r}"
+            "`tasks` must be a dict from one task or more to likelihoods, in the order of the "
+            f"outputs where these are a list: {{'depth': Laplace()}}. Received: {tasks!r}"
         )
     validated = {}
     for task, likelihood in tasks.items():

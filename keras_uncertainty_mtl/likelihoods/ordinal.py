@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_uncertainty_mtl._reductions import nan_unless
+from keras_uncertainty_mtl._shapes import Shape
 from keras_uncertainty_mtl.likelihoods.base import Tensor, register
 from keras_uncertainty_mtl.likelihoods.continuous import _Continuous
 
@@ -42,6 +43,7 @@ class Ordinal(_Continuous):
 
     follows_losses = True
     scale = 0.5
+    has_whole_targets = True
 
     def __init__(self, lowest: int, highest: int, **kwargs: Any) -> None:
         ends = (lowest, highest)
@@ -93,6 +95,10 @@ class Ordinal(_Continuous):
         probabilities = ops.exp(-ops.stack(surprise, axis=-1))
         scale = sigmas * (math.sqrt(3.0) / math.pi)
         return {"location": center, "scale": scale, "probabilities": probabilities}
+
+    def target_range(self, prediction_shape: Shape) -> tuple[float, float]:
+        """From the lowest to the highest rating."""
+        return self.lowest, self.highest
 
     def get_config(self) -> dict[str, Any]:
         return {"lowest": self.lowest, "highest": self.highest, **super().get_config()}
