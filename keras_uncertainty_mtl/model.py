@@ -255,7 +255,8 @@ class MultiTaskModel(keras.Model):
 
         Missing labels, masks and sample weights count as in training. A task without any label
         keeps its σ. The data are read once, or three times for a temperature or for `intervals`.
-        Temperatures beside σ and intervals are saved with the model. Training on forgets them.
+        Temperatures beside σ and intervals are saved with the model. Training on forgets them, and
+        so does another call, which sets its own.
 
         Args:
             x, y, sample_weight, batch_size, steps, verbose: As in `keras.Model.evaluate`.
