@@ -65,7 +65,8 @@ def _check_array(likelihood: Likelihood, values: Any, prediction_shape: Shape) -
     if likelihood.has_whole_targets:
         is_label &= values == np.floor(values)
     if likelihood.missing is not None:
-        is_label |= np.isclose(values, likelihood.missing, rtol=0, atol=0, equal_nan=True)
+        # In single precision -99.9 is another number.
+        is_label |= np.isclose(values, likelihood.missing, rtol=1e-6, atol=0, equal_nan=True)
     if not is_label.all():
         index = np.unravel_index(np.argmin(is_label), is_label.shape)
         kind = "whole" if likelihood.has_whole_targets else "finite"
