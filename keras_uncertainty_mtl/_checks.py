@@ -1,36 +1,51 @@
 """Checks of a call before anything is computed."""
 
-from collections.abc import Container, Mapping
+import warnings
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_uncertainty_mtl._keras_internals import gives_probabilities, layer_name
+from keras_uncertainty_mtl._keras_internals import activation_name, layer_name
 from keras_uncertainty_mtl._observations import is_elementwise, labelled_tasks
 from keras_uncertainty_mtl._shapes import Shape
 from keras_uncertainty_mtl._structures import by_task, naming_task
-from keras_uncertainty_mtl.likelihoods import Likelihood
+from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Likelihood
+
+
+def check_order(tasks: Iterable[str], outputs: Any, argument: str = "outputs") -> None:
+    """Refuses outputs that are not those of the tasks, or in the order of other tasks' layers."""
+    named = by_task(tasks, outputs, argument)
+    layers = [layer_name(output) for output in named.values()]
+    # A dict says itself which is which.
+    if not isinstance(outputs, dict) and any(
+        layer in named and layer != task for task, layer in zip(named, layers, strict=True)
+    ):
+        raise ValueError(
+            f"`{argument}` must be in the order of the tasks, {list(named)}. Received: outputs of "
+            f"the layers {layers}. Use a dict keyed by task, or give the tasks in this order."
+        )
 
 
 def check_predictions(tasks: Mapping[str, Likelihood], predictions: Any) -> None:
-    """Refuses outputs of other tasks' layers, and probabilities where a likelihood takes logits."""
-    named = by_task(tasks, predictions, "predictions")
-    layers = [layer_name(prediction) for prediction in named.values()]
-    # A dict says itself which is which.
-    if not isinstance(predictions, dict) and any(
-        layer in tasks and layer != task for task, layer in zip(named, layers, strict=True)
-    ):
-        raise ValueError(
-            f"`predictions` must be in the order of the tasks, {list(tasks)}. Received: outputs of "
-            f"the layers {layers}. Use a dict keyed by task, or give the tasks in this order."
-        )
-    for task, prediction in named.items():
-        if tasks[task].from_logits and gives_probabilities(prediction):
+    """Refuses probabilities where a likelihood takes logits, and warns of the other way round."""
+    check_order(tasks, predictions, "predictions")
+    for task, prediction in by_task(tasks, predictions, "predictions").items():
+        likelihood, activation = tasks[task], activation_name(prediction)
+        if likelihood.from_logits and activation in ("softmax", "sigmoid"):
             raise ValueError(
                 f"Task '{task}': the likelihood takes logits. Received: the output of a softmax or "
                 "a sigmoid. Take the activation off the last layer, or use a likelihood with "
                 "from_logits=False and approximate=True."
+            )
+        takes_probabilities = isinstance(likelihood, (Bernoulli, Categorical))
+        if takes_probabilities and not likelihood.from_logits and activation == "linear":
+            warnings.warn(
+                f"Task '{task}': the likelihood takes probabilities. Received: the output of a "
+                "layer without activation. Use a likelihood of logits, Categorical() or "
+                "Bernoulli(), or give the layer a softmax or a sigmoid.",
+                stacklevel=2,
             )
 
 

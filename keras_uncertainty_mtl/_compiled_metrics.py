@@ -1,6 +1,7 @@
 """From the metrics that `compile` is given to metrics of observed elements, by task and by name."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +36,8 @@ def observed_metrics(
                 [_metric_and_name(each, likelihood, shape) for each in by.get(task, [])]
                 for by in given.values()
             )
+        for metric, name in plain + weighted if likelihood.from_logits else []:
+            _warn_of_probabilities(task, metric, name)
         is_classes = isinstance(likelihood, Categorical)
         has_class_axis = is_classes or len(likelihood.target_shape(shape)) < len(shape)
         names = _unique_names([name for _, name in plain], [name for _, name in weighted])
@@ -51,6 +54,11 @@ def _by_task(
 ) -> dict[str, list[Any]]:
     """The list of what is given for each task. A dict may leave tasks out."""
     if given is None or isinstance(given, dict):
+        if unknown := [key for key in given or {} if key not in tasks]:
+            raise ValueError(
+                f"`{argument}` must be a dict from tasks, which are {list(tasks)}. Received: the "
+                f"unknown {unknown}"
+            )
         given = dict.fromkeys(tasks) | (given or {})
     elif len(tasks) == 1:
         given = dict.fromkeys(tasks, keras.tree.flatten(given))
@@ -76,6 +84,22 @@ def _metric_and_name(identifier: Any, likelihood: Likelihood, shape: Shape) -> t
     name = re.sub(r"\W+", "", getattr(metric, "__name__", type(metric).__name__))
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return metric, re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _warn_of_probabilities(task: str, metric: Any, name: str) -> None:
+    """Warns of a metric of Keras that takes probabilities, where the model answers with logits."""
+    if type(metric) is not getattr(keras_metrics, type(metric).__name__, None):
+        return
+    config = metric.get_config()
+    uses_half = config.get("thresholds", 0.0) is None and config.get("top_k") is None
+    takes_logits = config.get("from_logits", "num_thresholds" not in config)
+    if uses_half or config.get("threshold") == 0.5 or not takes_logits:
+        warnings.warn(
+            f"Task '{task}': its metric '{name}' takes probabilities, and its predictions are "
+            "logits. Write AUC(from_logits=True), Precision(thresholds=0.0) or "
+            "BinaryAccuracy(threshold=0.0).",
+            stacklevel=4,
+        )
 
 
 def _accuracy(likelihood: Likelihood, shape: Shape) -> Any:

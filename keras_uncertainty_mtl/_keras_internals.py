@@ -6,6 +6,8 @@ Every function says what it reads, why there is no public way, and what happens 
 from functools import partial
 from typing import Any
 
+import keras
+
 
 def loss_arguments(loss: Any) -> dict[str, Any]:
     """The arguments that a Keras loss was made with.
@@ -40,36 +42,40 @@ def exclude_from_weight_decay(optimizer: Any, variable: Any) -> None:
     optimizer.exclude_from_weight_decay(var_list=[variable])
 
 
-def gives_probabilities(tensor: Any) -> bool:
-    """True for the output of a softmax or a sigmoid.
+def activation_name(tensor: Any) -> str:
+    """The name of the activation that a tensor comes out of: "softmax", "sigmoid", "linear", …
 
     Reads `_keras_logits`, which Keras's activations leave on their output, and `_keras_history`,
     the operation of a symbolic tensor: no public name leads from one to the other. Without these
-    names, such an output is taken for any other.
+    names, no activation is known, and the name is another one.
     """
     if hasattr(tensor, "_keras_logits"):
-        return True
-    operation = _operation(tensor)
+        return "softmax"  # Or a sigmoid.
+    operation, inputs = _origin(tensor)
+    if isinstance(operation, (keras.layers.Reshape, keras.layers.Permute, keras.layers.Flatten)):
+        return activation_name(inputs[0])
+    operation = getattr(operation, "layer", operation)  # As of `TimeDistributed`.
     activation = getattr(operation, "activation", operation)
-    name = getattr(activation, "__name__", type(activation).__name__)
-    return name.lower() in ("softmax", "sigmoid")
+    name: str = getattr(activation, "__name__", type(activation).__name__)
+    return name.lower()
 
 
 def layer_name(tensor: Any) -> str | None:
     """The name of the layer or operation that a symbolic tensor comes out of.
 
-    Reads `_keras_history`, as `gives_probabilities` does. Without it, there is no name.
+    Reads `_keras_history`, as `activation_name` does. Without it, there is no name.
     """
-    return getattr(_operation(tensor), "name", None)
+    return getattr(_origin(tensor)[0], "name", None)
 
 
-def _operation(tensor: Any) -> Any:
-    """The operation that a symbolic tensor comes out of, inside of nested models too, or `None`."""
+def _origin(tensor: Any) -> tuple[Any, list[Any]]:
+    """The operation that a symbolic tensor comes out of, in nested models too, and its inputs."""
     if not hasattr(tensor, "_keras_history"):
-        return None
-    operation, _, index = tensor._keras_history
-    outputs = getattr(operation, "outputs", None)  # A model as a layer.
-    return _operation(outputs[index]) if outputs else operation
+        return None, []
+    operation, node, index = tensor._keras_history
+    if outputs := getattr(operation, "outputs", None):  # A model as a layer.
+        return _origin(outputs[index])
+    return operation, operation._inbound_nodes[node].input_tensors
 
 
 def copy_direction(metric: Any, to: Any) -> None:

@@ -170,9 +170,10 @@ class LogVariances(keras.layers.Layer):
             state[:, self._places[task]] = store[task]
         self._set_state(state)
         if set(store.keys()) != set(self._places):
+            advice = f"those of {known} are loaded" if known else "all other weights are loaded"
             raise ValueError(
                 f"Expected the log-variances of the tasks {list(self._places)}. Received: those of "
-                f"{list(store.keys())}. With skip_mismatch=True, those of {known} are loaded."
+                f"{list(store.keys())}. With skip_mismatch=True, {advice}."
             )
 
     def _state(self) -> np.ndarray:

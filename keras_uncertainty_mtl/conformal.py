@@ -42,8 +42,8 @@ def warn_of_tasks_without(tasks: Mapping[str, Likelihood]) -> None:
     """Names the tasks whose likelihoods have no score."""
     if without := [task for task, each in tasks.items() if not each.has_intervals]:
         warnings.warn(
-            f"The tasks {without} get no intervals: their likelihoods have no `nonconformity`. The "
-            "loss of a `Gibbs` does not say which targets are likely.",
+            f"The tasks {without} get no intervals: their likelihoods do not say which targets are "
+            "likely. Use another one than `Gibbs`, or give your own a `nonconformity`.",
             stacklevel=4,
         )
 

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_uncertainty_mtl._calibration_state import CalibrationState
-from keras_uncertainty_mtl._checks import check_labels, check_strategy
+from keras_uncertainty_mtl._checks import check_labels, check_order, check_strategy
 from keras_uncertainty_mtl._compiled_metrics import observed_metrics
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
 from keras_uncertainty_mtl._observations import masks_by_task, tensors_by_task
@@ -66,14 +66,15 @@ class MultiTaskModel(keras.Model):
         if unknown := kwargs.keys() - {"name", "trainable"}:
             raise ValueError(
                 "MultiTaskModel() takes `name` and `trainable`. Received: the unknown arguments "
-                f"{sorted(unknown)}. Those of the weighting belong to UncertaintyWeighting(…), "
-                "those of a task to its likelihood."
+                f"{sorted(unknown)}. Losses come third, in a dict keyed by task. Arguments of the "
+                "weighting belong to UncertaintyWeighting(…), those of a task to its likelihood."
             )
         if weighting is not None:
             if not isinstance(weighting, UncertaintyWeighting):
                 dtypes = {output.dtype for output in keras.tree.flatten(outputs)}
                 dtype = "float64" if "float64" in dtypes else None
                 weighting = UncertaintyWeighting(weighting, dtype=dtype)
+            check_order(weighting.tasks, outputs)
             outputs = weighting(outputs)
         super().__init__(inputs, outputs, *args, **kwargs)
         held = [layer for layer in self.layers if isinstance(layer, UncertaintyWeighting)]

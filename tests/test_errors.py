@@ -388,15 +388,15 @@ MODELS = {
     ),
     "outputs in another order": (
         lambda: MultiTaskModel(*named_layers("classes", "depth"), two_tasks()),
-        r"`predictions`.*order of the tasks, \['depth', 'classes'\].*\['classes', 'depth'\].*dict",
+        r"`outputs`.*order of the tasks, \['depth', 'classes'\].*\['classes', 'depth'\].*dict",
     ),
     "outputs of a model in another order": (
         lambda: MultiTaskModel(*in_a_model(*named_layers("classes", "depth")), two_tasks()),
-        r"`predictions`.*order of the tasks, \['depth', 'classes'\].*\['classes', 'depth'\]",
+        r"`outputs`.*order of the tasks, \['depth', 'classes'\].*\['classes', 'depth'\]",
     ),
     "an output of another task": (
         lambda: MultiTaskModel(*named_layers("left", "depth"), two_tasks()),
-        r"`predictions`.*order of the tasks, \['depth', 'classes'\].*\['left', 'depth'\]",
+        r"`outputs`.*order of the tasks, \['depth', 'classes'\].*\['left', 'depth'\]",
     ),
     "predictions in another order": (
         lambda: two_tasks()(named_layers("classes", "depth")[1]),

@@ -475,3 +475,31 @@ def test_an_object_is_saved_or_refused(loss, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.weighting.tasks["task"].keras_loss.factor == 3.0
+
+
+def error_of_no_name(y_true, y_pred):
+    return keras.ops.abs(y_true - y_pred)
+
+
+def saved_with(loss, path):
+    inputs = keras.Input((2,))
+    MultiTaskModel(inputs, {"a": keras.layers.Dense(1)(inputs)}, {"a": loss}).save(path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_a_lambda_loads_where_that_is_allowed(tmp_path):
+    path = saved_with(lambda y_true, y_pred: abs(y_true - y_pred), tmp_path / "m.keras")
+    with pytest.raises((TypeError, ValueError), match=r"lambda.*safe_mode=False"):
+        keras.models.load_model(path)
+    loaded = keras.models.load_model(path, safe_mode=False)
+    loss = loaded.weighting.tasks["a"].loss(np.float32([[3.0]]), np.float32([[1.0]]))
+    np.testing.assert_array_equal(loss, [[2.0]])
+
+
+def test_a_loss_that_is_not_found_has_keras_own_error(tmp_path):
+    path = saved_with(error_of_no_name, tmp_path / "m.keras")
+    with pytest.raises(TypeError, match=r"Could not locate function 'error_of_no_name'"):
+        keras.models.load_model(path)
+    own = {"error_of_no_name": error_of_no_name}
+    assert keras.models.load_model(path, custom_objects=own).weighting.tasks["a"].keras_loss

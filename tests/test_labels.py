@@ -61,6 +61,7 @@ NO_NUMBERS = {
     "a count below 0": (Poisson(), 1, [1, -1, 2, 3], "from 0 to inf. Received: 1 others"),
     "a count of no label": (NegativeBinomial(), 1, [1, -1, 2, 3], "from 0 to inf"),
     "a rating too low": (Ordinal(1, 5), 1, [1, 0, 2, 3], "whole numbers from 1 to 5"),
+    "a rating too high": (Ordinal(1, 5), 1, [1, 6, 2, 3], "whole numbers from 1 to 5.*first 6"),
     "half a rating": (Ordinal(1, 5), 1, [1, 2.5, 2, 3], "whole numbers from 1 to 5.*2.5"),
 }
 
@@ -101,9 +102,10 @@ class TestNoNumbers:
         (Bernoulli(missing=-1), 1, np.array([0.0, -1, 0.5, 1])),
         (Bernoulli(), 1, np.array([True, False, True, True])),
         (Poisson(missing=-1), 1, np.array([0, -1, 1, 2])),
+        (Poisson(missing=-99.9), 1, np.array([0, -99.9, 1, 2], "float32")),
         (Ordinal(1, 5, missing=0), 1, np.array([1, 0, 5, 2])),
     ],
-    ids=["gap", "series", "class", "image", "category", "flag", "truth", "count", "rating"],
+    ids=["gap", "series", "class", "image", "category", "flag", "truth", "count", "fraction", "rating"],
 )
 def test_labels_that_are_missing_or_in_range_train(likelihood, units, labels):
     assert np.isfinite(fit(model_of(likelihood, units), labels)["b_loss"])

@@ -540,7 +540,7 @@ class TestLists:
             weighting.combined_loss(arrays, list(arrays.values()))
 
     def test_observed_metrics_of_an_unknown_task_are_refused(self):
-        with pytest.raises(ValueError, match=r"`metrics`.*unknown \['c'\]"):
+        with pytest.raises(ValueError, match=r"`metrics`.*\['a', 'b'\].*Received: .*\['c'\]"):
             self.model("ab", metrics={"c": ["mae"]})
         with pytest.raises(ValueError, match=r"`metrics`.*Received: 1"):
             self.model("ab", metrics=["mae"])
@@ -589,3 +589,32 @@ def test_the_only_task_takes_no_such_metric_either(name):
 def test_a_task_with_the_prefix_of_validation_is_refused(name):
     with pytest.raises(ValueError, match=f"'val_'.*Received: '{name}'"):
         UncertaintyWeighting({name: Gaussian(), "value": Gaussian()})
+
+
+METRICS_OF_PROBABILITIES = [
+    keras.metrics.AUC,
+    keras.metrics.Precision,
+    keras.metrics.TruePositives,
+    keras.metrics.BinaryAccuracy,
+    keras.metrics.BinaryCrossentropy,
+    lambda: keras.metrics.PrecisionAtRecall(0.5),
+    lambda: "binary_accuracy",
+]
+
+
+@pytest.mark.parametrize("metric", METRICS_OF_PROBABILITIES)
+def test_a_metric_of_probabilities_warns_where_predictions_are_logits(metric):
+    tasks, shapes = {"a": Bernoulli(), "b": Gaussian()}, {"a": (1,), "b": (1,)}
+    with pytest.warns(UserWarning, match=r"Task 'a': its metric '.*logits.*from_logits=True"):
+        model_of(tasks, shapes, metrics={"a": [metric()]})
+
+
+@pytest.mark.filterwarnings("error:Task")
+def test_a_metric_of_logits_or_numbers_does_not_warn():
+    tasks = {"a": Bernoulli(), "b": Bernoulli(from_logits=False, approximate=True)}
+    tasks |= {"c": Gaussian()}
+    ours = ["accuracy", keras.metrics.Precision(thresholds=0.0), keras.metrics.F1Score()]
+    ours += [keras.metrics.AUC(from_logits=True), keras.metrics.BinaryAccuracy(threshold=0.0)]
+    stock = [keras.metrics.AUC(), keras.metrics.Recall()]
+    metrics = {"a": ours, "b": stock, "c": ["mae", keras.metrics.Recall()]}
+    model_of(tasks, dict.fromkeys(tasks, (1,)), metrics=metrics)

@@ -212,8 +212,15 @@ class TestProbabilities:
             lambda x: keras.ops.softmax(keras.layers.Dense(3)(x)),
             lambda x: softmax_model()(x),
             lambda x: keras.Sequential([keras.Input((2,)), softmax_model()])(x),
+            lambda x: keras.layers.Reshape((3,))(keras.layers.Dense(3, activation="softmax")(x)),
+            lambda x: keras.layers.TimeDistributed(keras.layers.Dense(3, activation="softmax"))(
+                keras.layers.Reshape((1, 2))(x)
+            ),
         ],
-        ids=["activation", "layer", "activation layer", "operation", "model", "models"],
+        ids=[
+            *("activation", "layer", "activation layer", "operation", "model", "models"),
+            *("reshaped", "at each step"),
+        ],
     )
     @pytest.mark.parametrize(
         "likelihood",
@@ -243,10 +250,16 @@ class TestProbabilities:
         with pytest.raises(ValueError, match=r"Task 'classes'.*logits"):
             layer(probabilities, np.zeros(4, "int32"), training=True)
 
+    @pytest.mark.filterwarnings("error")
     def test_a_likelihood_of_probabilities_takes_them(self):
         network = classes_network(keras.layers.Dense(3, activation="softmax"))
         MultiTaskModel(*network, {"classes": "sparse_categorical_crossentropy"})
         MultiTaskModel(*network, {"classes": Categorical(from_logits=False, approximate=True)})
+
+    def test_and_warns_of_logits(self):
+        network = classes_network(keras.layers.Dense(3))
+        with pytest.warns(UserWarning, match=r"Task 'classes': .*probabilities.*Categorical\(\)"):
+            MultiTaskModel(*network, {"classes": "sparse_categorical_crossentropy"})
 
 
 @pytest.mark.backends("tensorflow", reason="TensorFlow's own checks")

@@ -5,7 +5,7 @@ import inspect
 from typing import Any
 
 import keras
-from keras import losses, ops
+from keras import losses, ops, saving
 
 from keras_uncertainty_mtl._keras_internals import loss_arguments
 from keras_uncertainty_mtl._shapes import Shape, check_tensor, match_shape, same_size
@@ -175,6 +175,10 @@ def stock_function(loss: Any) -> Any:
 
 def get_keras_loss(identifier: Any) -> Any:
     """The Keras loss or function of a name, a config or a loss; `None` for anything else."""
+    is_dict = isinstance(identifier, dict)
+    if is_dict and ("module" in identifier or identifier.get("class_name") == "__lambda__"):
+        # Keras's own error says that a function is not registered, or that a lambda is unsafe.
+        identifier = saving.deserialize_keras_object(identifier)
     try:
         loss = None if isinstance(identifier, type) else losses.get(identifier)
     except (AttributeError, KeyError, TypeError, ValueError):
