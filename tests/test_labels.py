@@ -105,7 +105,18 @@ class TestNoNumbers:
         (Poisson(missing=-99.9), 1, np.array([0, -99.9, 1, 2], "float32")),
         (Ordinal(1, 5, missing=0), 1, np.array([1, 0, 5, 2])),
     ],
-    ids=["gap", "series", "class", "image", "category", "flag", "truth", "count", "fraction", "rating"],
+    ids=[
+        "gap",
+        "series",
+        "class",
+        "image",
+        "category",
+        "flag",
+        "truth",
+        "count",
+        "fraction",
+        "rating",
+    ],
 )
 def test_labels_that_are_missing_or_in_range_train(likelihood, units, labels):
     assert np.isfinite(fit(model_of(likelihood, units), labels)["b_loss"])
