@@ -76,7 +76,7 @@ PROBLEMS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
 
 def trained_logits(ours: bool, x: np.ndarray, y: np.ndarray, optimizer: Any) -> np.ndarray:
     """Logits of all heads for the examples that no head is trained on: `(heads, n, classes)`."""
-    classes = y.max() + 1
+    classes = int(y.max()) + 1
     keras.utils.set_random_seed(0)
     inputs = keras.Input(x.shape[1:])
     names = [f"head_{index:03}" for index in range(HEADS)]
