@@ -355,6 +355,28 @@ def test_counts_of_any_size_leave_the_dispersion_its_digits(count, distance):
     np.testing.assert_allclose(difference(found), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 2.0, 1e2, 1e5, 1e10])
+def test_a_rating_leaves_a_sigma_of_any_size_its_digits(value_and_gradients, sigma):
+    f = np.linspace(1, 5, 9, dtype="float32")[:, None]
+    s = keras.Variable(2 * np.log(sigma), dtype="float32")
+
+    def found():
+        y, predictions = ops.full_like(f, 3.0), ops.convert_to_tensor(f)
+        return ops.sum(Ordinal(1, 5).negative_log_likelihood(y, predictions, s.value))
+
+    def expected(s):
+        scale = np.exp(s / 2) * np.sqrt(3) / np.pi
+        low, high = (2.5 - f.astype("float64")) / scale, (3.5 - f.astype("float64")) / scale
+        inside = np.log(-np.expm1(-1 / scale))
+        return -np.sum(special.log_expit(high) + special.log_expit(-low) + inside)
+
+    loss, (gradient,) = value_and_gradients(found, [s])
+    at = 2 * np.log(sigma)
+    assert float(loss) == pytest.approx(expected(at), rel=1e-5)
+    slope = (expected(at + 1e-4) - expected(at - 1e-4)) / 2e-4
+    assert float(gradient) == pytest.approx(slope, rel=1e-4)
+
+
 def test_large_counts_have_no_deviance_below_zero():
     y = np.random.default_rng(0).integers(1, 10**6, (256, 1)).astype("float32")
     losses = Poisson().loss(keras.ops.convert_to_tensor(y), keras.ops.log(y))

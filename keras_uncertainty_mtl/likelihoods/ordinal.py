@@ -81,7 +81,9 @@ class Ordinal(_Continuous):
         is_above, is_below = ratings > self.lowest, ratings < self.highest
         lower = ops.where(is_above, ops.softplus((error - 0.5) / scale), zeros)
         upper = ops.where(is_below, ops.softplus(-(error + 0.5) / scale), zeros)
-        inside = zeros - ops.log(-ops.expm1(-1.0 / scale))
+        # 1 - exp(-x) is 2t / (1 + t), of which a small x leaves all digits; ONNX has no `expm1`.
+        t = ops.tanh(0.5 / scale)
+        inside = zeros - ops.log(2.0 * t / (1.0 + t))
         return lower + upper + ops.where(ops.logical_and(is_above, is_below), inside, zeros)
 
     def predictive(self, predictions: Tensor, sigma: Any) -> dict[str, Tensor]:
