@@ -9,6 +9,7 @@ from keras import ops
 from keras_uncertainty_mtl._calibration_state import CalibrationState
 from keras_uncertainty_mtl._structures import by_task, in_structure_of
 from keras_uncertainty_mtl.conformal import with_rounding
+from keras_uncertainty_mtl.likelihoods import Likelihood
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
 
@@ -90,17 +91,16 @@ def predictive_outputs(weighting: Any, state: CalibrationState, predictions: Any
         # Half precision may not hold a σ in the task's units.
         dtype = "float64" if prediction.dtype == "float64" else "float32"
         prediction = ops.cast(prediction, dtype)
-        logits, answered_at = likelihood.logits(prediction), 0.0
-        if likelihood.is_tempered:
-            answered_at = log_variances[task]
+        logits = likelihood.logits(prediction)
+        answered_at = log_variances[task] if likelihood.is_tempered else 0.0
         sigma = np.exp(0.5 * log_variances[task]).astype(dtype)
         parameters = likelihood.predictive(prediction, sigma)
         if task in state.log_temperatures:
-            log_temperature = state.log_temperatures[task].astype(dtype)
-            parameters = form.predictive(form.temper(logits, log_temperature), sigma)
+            tempered = _at_temperature(form, logits, state.log_temperatures[task])
+            parameters = form.predictive(tempered, sigma)
         if task in state.quantiles:
             s = state.scored_at[task]
-            tempered = form.temper(logits, (s - answered_at).astype(dtype))
+            tempered = _at_temperature(form, logits, s - answered_at)
             quantile = with_rounding(state.quantiles[task]).astype(dtype)
             scale = np.exp(0.5 * s).astype(dtype)
             parameters |= form.prediction_region(tempered, scale, quantile)
@@ -116,15 +116,27 @@ def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:
         likelihood, output = weighting.tasks[task], outputs[task]
         if not likelihood.is_tempered:
             continue
-        # An array, because Keras makes a plain number single precision first.
-        scale = np.array(np.exp(-np.asarray(log_variance, "float64")))
         if likelihood.per_channel:
             # A `Rescaling` by several numbers would depend on Keras's `image_data_format`.
-            classes = len(output.shape) - len(likelihood.loss_shape(output.shape))
-            outputs[task] = ops.cast(output, dtype) * scale.astype(dtype).reshape(
-                -1, *[1] * classes
-            )
+            outputs[task] = _at_temperature(likelihood, ops.cast(output, dtype), log_variance)
         else:
+            # An array, because Keras makes a plain number single precision first.
+            scale = np.array(np.exp(-np.asarray(log_variance, "float64")))
             rescale = keras.layers.Rescaling(scale, dtype=dtype, name=f"{task}_temperature")
             outputs[task] = rescale(output)
     return in_structure_of(predictions, outputs)
+
+
+def _at_temperature(form: Likelihood, logits: Any, log_temperature: Any) -> Any:
+    """Symbolic logits of an exact form, as `form.temper` makes them.
+
+    The factor is NumPy's. ONNX's converter takes a tensor, such as Keras's operations make of a
+    number, for one more input of the model.
+    """
+    if not form.is_tempered:
+        return logits
+    scale = np.exp(-np.asarray(log_temperature, "float64")).astype(logits.dtype)
+    if form.per_channel:
+        classes = len(logits.shape) - len(form.loss_shape(logits.shape))
+        scale = scale.reshape(-1, *[1] * classes)
+    return logits * scale

@@ -15,6 +15,11 @@ from keras_uncertainty_mtl import (
     Gibbs,
     Laplace,
     MultiTaskModel,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    Quantile,
+    StudentT,
     UncertaintyWeighting,
     inference_model,
 )
@@ -131,6 +136,59 @@ def test_an_exported_model_answers_as_it_does_in_keras(models, name, format, tmp
             np.testing.assert_allclose(
                 value, expected[output][:size], rtol=1e-5, atol=1e-5, err_msg=output
             )
+
+
+# Each likelihood, and the size of its output.
+PREDICTIVE = {
+    "answers": (Bernoulli(from_logits=False, approximate=True), 2),
+    "classes": (Categorical(), 3),
+    "columns": (Categorical(per_channel=True), (2, 3)),
+    "counts": (Poisson(), 1),
+    "flags": (Bernoulli(), 2),
+    "flags_by_column": (Bernoulli(per_channel=True), 2),
+    "mean": (Gaussian(per_channel=True), 2),
+    "noisy": (Laplace(heteroscedastic=True), 2),
+    "noisy_counts": (NegativeBinomial(heteroscedastic=True), 2),
+    "noisy_stars": (Ordinal(0, 3, heteroscedastic=True), 2),
+    "quantile": (Quantile(0.9), 1),
+    "reads": (NegativeBinomial(), 1),
+    "stars": (Ordinal(1, 5), 1),
+    "student": (StudentT(), 1),
+    "topics": (Categorical(approximate=True, from_logits=False), 3),
+    "words": (Categorical(approximate=True), 3),
+}
+
+
+@pytest.fixture(scope="module")
+def with_intervals():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4,), name="x")
+    hidden, predictions = keras.layers.Dense(8, activation="relu")(x), {}
+    rng, y = np.random.default_rng(2), {}
+    for task, (likelihood, size) in PREDICTIVE.items():
+        activation = {"answers": "sigmoid", "topics": "softmax"}.get(task)
+        head = keras.layers.Dense(int(np.prod(size)), activation=activation)(hidden)
+        predictions[task] = keras.layers.Reshape((2, 3))(head) if task == "columns" else head
+        shape = (64, *likelihood.target_shape((None, *np.atleast_1d(size)))[1:])
+        y[task] = rng.integers(1, 3, size=shape)
+    for task in ("answers", "flags", "flags_by_column"):
+        y[task] = y[task] - 1
+    model = MultiTaskModel(x, predictions, {task: each for task, (each, _) in PREDICTIVE.items()})
+    for intervals in (None, 0.8):
+        model.calibrate(X, y, verbose=0, intervals=intervals)
+    return model.predictive_model()
+
+
+@pytest.mark.parametrize("format", PACKAGES)
+def test_distributions_and_intervals_of_all_likelihoods_are_exported(
+    with_intervals, format, tmp_path
+):
+    (served,) = export_and_run(with_intervals, format, tmp_path, [X])
+    expected = with_intervals.predict(X, verbose=0)
+    regions = {name for name in expected if name.endswith(("_lower", "_set"))}
+    assert len(regions) == len(PREDICTIVE)
+    for name, value in zip(sorted(expected), served, strict=True):
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("format", PACKAGES)
