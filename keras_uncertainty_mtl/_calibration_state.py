@@ -1,5 +1,6 @@
 """The numbers beside σ that calibration finds, saved with their model."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,16 @@ class CalibrationState(keras.layers.Layer):
         self.log_temperatures, self.scored_at, self.quantiles = (
             {task: np.asarray(value, "float64") for task, value in row.items()} for row in rows
         )
+
+    def warn_of_lost_intervals(self, cause: str) -> None:
+        """Names the tasks, if any, whose intervals or sets this cause is about to drop."""
+        if self.quantiles:
+            warnings.warn(
+                f"{cause} drops the intervals and sets of the tasks {sorted(self.quantiles)}, "
+                "which were of the calibration before. To have them again, call `calibrate(x, y, "
+                "intervals=…)` with held-out data last, and make another `predictive_model()`.",
+                stacklevel=3,
+            )
 
     def exact_log_variances(self, weighting: Any) -> dict[str, Any]:
         """The `s` of each task's exact form."""

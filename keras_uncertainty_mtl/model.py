@@ -132,6 +132,7 @@ class MultiTaskModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function that `fit` runs; see `keras.Model`."""
+        self._calibration.warn_of_lost_intervals("Training")
         self._calibration.assign({}, {}, {})  # It is of the network before this training.
         self._keep_off_weight_decay()  # A user's own exclusion makes Keras forget all others.
         return super().make_train_function(force)
@@ -286,6 +287,8 @@ class MultiTaskModel(keras.Model):
         found = calibration_on(
             self, scored_at, intervals, x, y, sample_weight=sample_weight, **options
         )
+        if intervals is None:
+            self._calibration.warn_of_lost_intervals("calibrate() without `intervals`")
         self.weighting.set_log_variances(found.log_variances)
         self._calibration.assign(found.exact_forms, scored_at, found.quantiles)
         return self.weighting.sigmas()

@@ -1,5 +1,7 @@
 """Conformal intervals and sets, against the published formula in NumPy and against new targets."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -316,11 +318,51 @@ def test_intervals_are_saved_and_are_forgotten_by_training(model, tmp_path):
     names = {f"{task}_{end}" for task in ("mean", "kind") for end in ("upper", "set")}
     assert len(names & answers.keys()) == 2
     loaded.compile(keras.optimizers.SGD(0.0))
-    loaded.fit(x, y, verbose=0)
+    with pytest.warns(UserWarning, match="Training drops"):
+        loaded.fit(x, y, verbose=0)
     assert not names & predicted(loaded, x).keys()
     # Nor do they outlive a calibration that finds none.
-    model.calibrate(x, y, verbose=0)
+    with pytest.warns(UserWarning, match=r"calibrate\(\) without `intervals` drops"):
+        model.calibrate(x, y, verbose=0)
     assert not names & predicted(model, x).keys()
+
+
+def train(model, x, y):
+    model.fit(x, y, epochs=2, verbose=0)
+
+
+def train_on_batch(model, x, y):
+    model.train_on_batch(x, y)
+
+
+def calibrate(model, x, y):
+    model.calibrate(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("drop", [train, train_on_batch, calibrate])
+def test_intervals_that_are_dropped_are_named_once(drop):
+    def lost(*arguments):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            drop(*arguments)
+        return [str(each.message) for each in caught if "drops" in str(each.message)]
+
+    inputs = keras.Input((1,))
+    outputs = {task: keras.layers.Dense(1)(inputs) for task in ("b", "a")}
+    model = MultiTaskModel(inputs, outputs, {"b": Laplace(), "a": Gaussian()})
+    model.compile(keras.optimizers.SGD(1e-3))
+    x = np.arange(32.0)[:, None]
+    y = {"a": x + 1.0, "b": 2.0 - x}
+    assert not lost(model, x, y)
+    model.calibrate(x, y, verbose=0)
+    assert not lost(model, x, y)
+    model.calibrate(x, y, intervals=LEVEL, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    model.calibrate(x, y, intervals=LEVEL, verbose=0)
+    (message,) = lost(model, x, y)
+    assert "the tasks ['a', 'b']" in message
+    assert "intervals=…" in message
+    assert not lost(model, x, y)
 
 
 def test_a_model_that_was_saved_before_there_was_a_calibration_loads(tmp_path):
