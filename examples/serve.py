@@ -8,9 +8,11 @@ POST /v1/models/model:predict  {"instances": [{"image": [[…]]}, …]}
                                {"predictions": [{"depth_location": [2.1], "depth_scale": [0.3]}, …]}
 ```
 
-A model of one input takes `{"instances": [[[…]], …]}` too. A malformed request gets a 4xx and
-`{"error": "…"}`. Sizes and waiting times are bounded, the number of connections is not: on the
-internet, put a proxy in front, or use TensorFlow Serving with the same requests.
+A model of one input takes `{"instances": [[[…]], …]}` too. `{"inputs": {"image": […]}}` has the
+values by column, and its answer has `outputs`. An infinite end of an interval is null. A malformed
+request gets a 4xx and `{"error": "…"}`. Sizes and waiting times are bounded, the number of
+connections is not: on the internet, put a proxy in front, or use TensorFlow Serving with the same
+requests.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ MODEL = "/v1/models/model"
 STATUS = {"model_version_status": [{"version": "1", "state": "AVAILABLE"}]}
 MAX_BYTES = 16 * 2**20
 MAX_INSTANCES = 1024
+SIGNATURE = "serving_default"
 TIMEOUT = 5.0  # in seconds, for each time that a client is waited for
 
 
@@ -52,9 +55,8 @@ def predict(signature: Any, request: Any) -> dict[str, Any]:
     Raises:
         RequestError: If the request is malformed, or its predictions are not finite.
     """
-    if not isinstance(request, dict) or request.keys() != {"instances"}:
-        raise RequestError(HTTPStatus.BAD_REQUEST, 'Expected: {"instances": […]}.')
-    instances, specs = request["instances"], signature.structured_input_signature[1]
+    specs = signature.structured_input_signature[1]
+    instances = instances_of(request, specs.keys())
     if not isinstance(instances, list) or not 0 < len(instances) <= MAX_INSTANCES:
         message = f"`instances` must be a list of 1 to {MAX_INSTANCES}."
         raise RequestError(HTTPStatus.BAD_REQUEST, message)
@@ -68,14 +70,45 @@ def predict(signature: Any, request: Any) -> dict[str, Any]:
         outputs = signature(**{name: to_tensor(columns[name], specs[name]) for name in specs})
     except tf.errors.InvalidArgumentError as error:  # sizes that the signature leaves open
         raise RequestError(HTTPStatus.BAD_REQUEST, error.message) from error
-    values = {name: output.numpy() for name, output in outputs.items()}
-    if not all(np.all(np.isfinite(value)) for value in values.values()):
-        message = "The predictions are not finite: the inputs are out of the model's range."
-        raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, message)
-    rows = zip(*(value.tolist() for value in values.values()), strict=True)
+    values = {name: to_list(name, output.numpy()) for name, output in outputs.items()}
     # TensorFlow Serving does not name the only output.
+    if "inputs" in request:
+        return {"outputs": values if len(values) > 1 else next(iter(values.values()))}
+    rows = zip(*values.values(), strict=True)
     predictions = [dict(zip(values, row, strict=True)) if len(row) > 1 else row[0] for row in rows]
     return {"predictions": predictions}
+
+
+def instances_of(request: Any, names: Any) -> Any:
+    """The instances of a request, also where it has `inputs` by column."""
+    form = set(request) - {"signature_name"} if isinstance(request, dict) else set()
+    if form not in ({"instances"}, {"inputs"}):
+        message = 'Expected: {"instances": […]} or {"inputs": {…}}, and at most a "signature_name".'
+        raise RequestError(HTTPStatus.BAD_REQUEST, message)
+    if request.get("signature_name", SIGNATURE) != SIGNATURE:
+        message = f"Expected: `signature_name` '{SIGNATURE}', or none."
+        raise RequestError(HTTPStatus.BAD_REQUEST, message)
+    columns = request.get("inputs")
+    if "instances" in form or (len(names) == 1 and not isinstance(columns, dict)):
+        return request.get("instances", columns)
+    lists = [*columns.values()] if isinstance(columns, dict) and columns.keys() == names else []
+    lengths = {len(each) if isinstance(each, list) else None for each in lists}
+    if len(lengths) != 1 or None in lengths:
+        message = f"`inputs` must have exactly {sorted(names)}, lists of one length."
+        raise RequestError(HTTPStatus.BAD_REQUEST, message)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+def to_list(name: str, values: Any) -> Any:
+    """The values of one output for JSON, which has no infinity: an infinite end is None."""
+    ends = np.isinf(values) & name.endswith(("_lower", "_upper"))
+    if not np.all(np.isfinite(values) | ends):
+        message = f"The output '{name}' is not finite: the inputs are out of the model's range."
+        raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, message)
+    if np.any(ends):
+        values = values.astype(object)
+        values[ends] = None
+    return values.tolist()
 
 
 def to_tensor(values: list[Any], spec: Any) -> Any:
@@ -105,6 +138,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = TIMEOUT
+    disable_nagle_algorithm = True  # The body would wait 40 ms for the client to confirm the head.
     signature: Any
 
     def do_GET(self) -> None:
@@ -168,12 +202,20 @@ class Handler(BaseHTTPRequestHandler):
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serves an exported model over HTTP.")
     parser.add_argument("saved_model", type=Path)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 answers other machines")
     parser.add_argument("--port", type=int, default=8501, help="0 takes a free one")
     options = parser.parse_args()
-    model = tf.saved_model.load(options.saved_model)
-    Handler.signature = model.signatures["serving_default"]
-    with ThreadingHTTPServer(("127.0.0.1", options.port), Handler) as server:
-        print(f"http://127.0.0.1:{server.server_port}{MODEL}", flush=True)
+    try:
+        model = tf.saved_model.load(options.saved_model)
+        Handler.signature = model.signatures[SIGNATURE]
+    except (OSError, KeyError) as error:
+        sys.exit(f"Expected: a directory of a SavedModel with the signature {SIGNATURE}. {error}")
+    try:
+        server = ThreadingHTTPServer((options.host, options.port), Handler)
+    except (OSError, OverflowError) as error:
+        sys.exit(f"Cannot listen at {options.host}:{options.port}: {error}. Try another --port.")
+    with server, contextlib.suppress(KeyboardInterrupt):
+        print(f"http://{options.host}:{server.server_port}{MODEL}", flush=True)
         server.serve_forever()
 
 

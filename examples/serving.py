@@ -46,7 +46,16 @@ def predictions(port: int, instances: Any) -> dict[str, Any]:
         connection.request("POST", PREDICT, json.dumps({"instances": instances}))
         response = json.load(connection.getresponse())
     rows = response["predictions"]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return {name: to_array(name, [row[name] for row in rows]) for name in rows[0]}
+
+
+def to_array(name: str, values: list[Any]) -> Any:
+    """The values of one output, where null is an infinite end of an interval."""
+    array = np.array(values)
+    if array.dtype != object:
+        return array
+    end = -np.inf if name.endswith("_lower") else np.inf
+    return np.where(array == None, end, array).astype(float)  # noqa: E711
 
 
 def check_serving(model: keras.Model, saved_model: Path, images: Any) -> None:

@@ -1,10 +1,12 @@
 """A service of an exported model answers with distributions, and outlives broken requests."""
 
+import itertools
 import json
 import re
 import socket
 import subprocess
 import sys
+import time
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -76,7 +78,15 @@ BROKEN = {
     "a body that ends early": (400, request(b'{"instances"', length=99)),
     "no UTF-8": (400, request(b'{"instances": "\xff"}')),
     "a list": (400, of_json("[[1, 2, 3, 4]]")),
-    "another key": (400, of_json('{"inputs": [[1, 2, 3, 4]]}')),
+    "another key": (400, of_json('{"examples": [[1, 2, 3, 4]]}')),
+    "both forms": (400, of_json('{"instances": [[1, 2, 3, 4]], "inputs": [[1, 2, 3, 4]]}')),
+    "another signature": (400, of_json('{"signature_name": "x", "instances": [[1, 2, 3, 4]]}')),
+    "a signature alone": (400, of_json('{"signature_name": "serving_default"}')),
+    "an unknown column": (400, of_json('{"inputs": {"x": [[1, 2, 3, 4]], "y": [1]}}')),
+    "no columns": (400, of_json('{"inputs": {}}')),
+    "no rows": (400, of_json('{"inputs": {"x": []}}')),
+    "a column of a number": (400, of_json('{"inputs": {"x": 1}}')),
+    "a column of null": (400, of_json('{"inputs": null}')),
     "a key too many": (400, of_json('{"instances": [[1, 2, 3, 4]], "more": 1}')),
     "instances in no list": (400, of_json('{"instances": {"x": [1, 2, 3, 4]}}')),
     "no instances": (400, of_json('{"instances": []}')),
@@ -144,7 +154,7 @@ def test_a_service_answers_900_requests_with_distributions_and_refuses_100(serve
     port, expected = served
     rng = np.random.default_rng(0)
     is_broken = rng.permutation(np.arange(1000) < 100)
-    kinds = iter(3 * list(BROKEN))
+    kinds = itertools.cycle(BROKEN)
     connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     with closing(connection):
         for broken in is_broken:
@@ -182,3 +192,85 @@ def test_a_stalled_request_delays_nobody_and_is_refused_in_time(served):
 def test_the_service_says_that_it_is_up(served):
     status, answer = answer_to(served[0], request(method="GET", path="/v1/models/model"))
     assert (status, answer["model_version_status"][0]["state"]) == (200, "AVAILABLE")
+
+
+def post(connection, content):
+    connection.request("POST", PREDICT, json.dumps(content))
+    response = connection.getresponse()
+    return response.status, json.load(response)
+
+
+@pytest.mark.parametrize("named", [{}, {"signature_name": "serving_default"}])
+@pytest.mark.parametrize("form", [X[:3].tolist(), {"x": X[:3].tolist()}])
+def test_inputs_by_column_get_outputs_by_column(served, form, named):
+    port, expected = served
+    with closing(HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
+        status, answer = post(connection, {"inputs": form, **named})
+        assert (status, [*answer]) == (200, ["outputs"])
+        assert answer["outputs"].keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_allclose(answer["outputs"][name], values[:3], rtol=1e-5, atol=1e-5)
+        status, by_row = post(connection, {"instances": X[:3].tolist(), **named})
+        assert status == 200
+        assert by_row["predictions"][2]["depth_scale"] == answer["outputs"]["depth_scale"][2]
+
+
+def test_a_connection_that_is_kept_waits_for_no_acknowledgement(served):
+    times = []
+    with closing(HTTPConnection("127.0.0.1", served[0], timeout=TIMEOUT)) as connection:
+        for _ in range(40):
+            start = time.perf_counter()
+            post(connection, {"instances": X[:1].tolist()})
+            times.append(time.perf_counter() - start)
+    assert np.quantile(times, 0.25) < 0.03  # Linux delays an acknowledgement by 40 ms.
+
+
+def test_two_inputs_and_infinite_intervals_are_served(tmp_path):
+    inputs = {name: keras.Input((2,), name=name) for name in ("left", "right")}
+    joined = keras.layers.Concatenate()([*inputs.values()])
+    outputs = {"depth": keras.layers.Dense(1)(joined), "kind": keras.layers.Dense(3)(joined)}
+    model = MultiTaskModel(inputs, outputs, {"depth": Laplace(), "kind": Categorical()})
+    columns = {"left": X[:4, :2], "right": X[:4, 2:]}
+    with pytest.warns(UserWarning, match="too few labels"):
+        model.calibrate(
+            columns, {"depth": X[:4, 0], "kind": np.arange(4) % 3}, intervals=0.95, verbose=0
+        )
+    predictive = model.predictive_model()
+    predictive.export(tmp_path / "model", verbose=False)
+    expected = predictive.predict(columns, verbose=0)
+    assert np.all(expected["depth_lower"] == -np.inf)
+    columns = {name: values.tolist() for name, values in columns.items()}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    with service(tmp_path / "model") as port:
+        for name, values in predictions(port, rows).items():
+            np.testing.assert_allclose(values, expected[name], rtol=1e-5, err_msg=name)
+        with closing(HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
+            _, answer = post(connection, {"inputs": columns})
+            assert answer["outputs"]["depth_upper"] == [[None]] * 4
+            status, answer = post(connection, {"inputs": columns | {"left": columns["left"][:3]}})
+            assert (status, "lists of one length" in answer["error"]) == (400, True)
+            columns["left"][0][0] = 3.4e38
+            columns["right"][0] = [3.4e38, -3.4e38]
+            status, answer = post(connection, {"inputs": columns})
+            assert (status, bool(re.search("'depth_|'kind_", answer["error"]))) == (422, True)
+
+
+def serve(*arguments):
+    command = [sys.executable, str(ROOT / "examples" / "serve.py"), *map(str, arguments)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT)
+
+
+def test_no_saved_model_and_a_busy_port_end_in_one_line(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.export(tmp_path / "model", verbose=False)
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        runs = {
+            "Expected: a directory of a SavedModel": serve(tmp_path / "nothing"),
+            f"Cannot listen at 127.0.0.1:{port}": serve(tmp_path / "model", "--port", port),
+            "Cannot listen at 192.0.2.1:8501": serve(tmp_path / "model", "--host", "192.0.2.1"),
+        }
+    for message, run in runs.items():
+        assert run.returncode == 1
+        assert "Traceback" not in run.stderr
+        assert run.stderr.splitlines()[-1].startswith(message)
