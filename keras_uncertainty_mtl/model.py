@@ -236,9 +236,10 @@ class MultiTaskModel(keras.Model):
 
         Training errors understate test errors, so the trained σ is too small. Held-out data give σ
         in closed form, the factor of a heteroscedastic σ too, and by temperature scaling for the
-        exact classification forms. An approximate form or a head of probabilities gets a
-        temperature of its own, which only `predictive_model` uses: there σ² weighs the loss. For
-        probabilities it divides their logarithms. A `Gibbs` loss has neither.
+        exact classification forms, whose logits `predict` then has at the new one. An approximate
+        form or a head of probabilities gets a temperature of its own, which only `predictive_model`
+        uses: there σ² weighs the loss. For probabilities it divides their logarithms. A `Gibbs`
+        loss has neither.
 
         `intervals=0.95` adds split-conformal intervals and sets to `predictive_model`. They hold
         a new target with at least this probability, whatever the network, if it is exchangeable
@@ -296,9 +297,9 @@ class MultiTaskModel(keras.Model):
     def predictive_model(self) -> keras.Model:
         """A model that answers with distributions: what is predicted, and how sure it is.
 
-        It is a snapshot, as its name says: σ, temperatures and intervals are constants of this
-        moment, while it shares the network's layers. Make another one after training on. Neither a
-        saved model nor an export of it needs this package, or targets.
+        It is a snapshot: σ, temperatures and intervals are constants of this moment. The network's
+        layers are shared, so after training on, an old one answers with the new network and the
+        old σ. Make another one then. Neither a saved model nor an export of it needs this package.
 
         Returns:
             A functional `keras.Model` with a dict of outputs:
