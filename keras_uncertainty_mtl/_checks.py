@@ -13,15 +13,17 @@ from keras_uncertainty_mtl._shapes import Shape
 from keras_uncertainty_mtl._structures import by_task, naming_task
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Likelihood
 
+# Rows of labels that are looked at together, so that images take little memory.
+BLOCK = 1024
+
 
 def check_order(tasks: Iterable[str], outputs: Any, argument: str = "outputs") -> None:
     """Refuses outputs that are not those of the tasks, or in the order of other tasks' layers."""
     named = by_task(tasks, outputs, argument)
     layers = [layer_name(output) for output in named.values()]
-    # A dict says itself which is which.
-    if not isinstance(outputs, dict) and any(
-        layer in named and layer != task for task, layer in zip(named, layers, strict=True)
-    ):
+    is_other = [layer in named and layer != task for task, layer in zip(named, layers, strict=True)]
+    # A dict says itself which is which, and one layer may have several outputs.
+    if any(is_other) and not isinstance(outputs, dict) and len(set(layers)) == len(layers):
         raise ValueError(
             f"`{argument}` must be in the order of the tasks, {list(named)}. Received: outputs of "
             f"the layers {layers}. Use a dict keyed by task, or give the tasks in this order."
@@ -67,30 +69,37 @@ def check_labels(
 
 
 def _check_array(likelihood: Likelihood, values: Any, prediction_shape: Shape) -> None:
-    if values.dtype.kind not in "biuf":
-        try:
-            values = values.astype("float64")
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"Targets must be numbers. Received: an array of dtype {values.dtype}. For class "
-                "ids of strings take `pandas.factorize(labels)[0]`."
-            ) from error
     low, high = likelihood.target_range(prediction_shape)
-    is_label = np.isfinite(values) & (values >= low) & (values <= high)
-    if likelihood.has_whole_targets:
-        is_label &= values == np.floor(values)
-    if likelihood.missing is not None:
-        # In single precision -99.9 is another number.
-        is_label |= np.isclose(values, likelihood.missing, rtol=1e-6, atol=0, equal_nan=True)
-    if not is_label.all():
-        index = np.unravel_index(np.argmin(is_label), is_label.shape)
-        kind = "whole" if likelihood.has_whole_targets else "finite"
-        bounds = "" if low == -np.inf else f" from {low:g} to {high:g}"
+    for start in range(0, len(values), BLOCK):
+        block = _numbers(values[start : start + BLOCK])
+        is_label = (block >= low) & (block <= high) & np.isfinite(block)
+        if likelihood.has_whole_targets:
+            is_label &= block == np.floor(block)
+        if likelihood.missing is not None:
+            missing = _numbers(np.asarray(likelihood.missing))
+            is_label |= np.isnan(block) if np.isnan(missing) else block == missing
+        if not is_label.all():
+            first, *rest = map(int, np.unravel_index(np.argmin(is_label), is_label.shape))
+            kind = "whole" if likelihood.has_whole_targets else "finite"
+            bounds = "" if low == -np.inf else f" from {low:g} to {high:g}"
+            raise ValueError(
+                f"Targets must be {kind} numbers{bounds}. Received: {block[first, *rest]} at "
+                f"{(start + first, *rest)}, and maybe others. If it stands for a missing label, "
+                "pass it to the likelihood as `missing`."
+            )
+
+
+def _numbers(values: Any) -> Any:
+    """The numbers of an array as Keras feeds them."""
+    if values.dtype.kind in "biu":
+        return values
+    try:
+        return values.astype("float64" if keras.config.floatx() == "float64" else "float32")
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Targets must be {kind} numbers{bounds}. Received: {is_label.size - is_label.sum()} "
-            f"others of {is_label.size}, first {values[index]} at {tuple(map(int, index))}. If it "
-            "stands for a missing label, pass it to the likelihood as `missing`."
-        )
+            f"Targets must be numbers. Received: an array of dtype {values.dtype}. For class ids "
+            "of strings take `pandas.factorize(labels)[0]`."
+        ) from error
 
 
 def known_training(training: bool | None, last: bool | None) -> bool:

@@ -96,8 +96,8 @@ def _warn_of_probabilities(task: str, metric: Any, name: str) -> None:
     if uses_half or config.get("threshold") == 0.5 or not takes_logits:
         warnings.warn(
             f"Task '{task}': its metric '{name}' takes probabilities, and its predictions are "
-            "logits. Write AUC(from_logits=True), Precision(thresholds=0.0) or "
-            "BinaryAccuracy(threshold=0.0).",
+            "logits. Give it from_logits=True, or for yes or no a threshold of 0.0, or for classes "
+            "top_k=1.",
             stacklevel=4,
         )
 

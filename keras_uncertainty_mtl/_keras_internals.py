@@ -8,6 +8,12 @@ from typing import Any
 
 import keras
 
+# Layers and operations that leave the numbers as they are.
+UNCHANGING = {
+    *("Reshape", "Permute", "Flatten", "Transpose", "Squeeze", "ExpandDims"),
+    *("Identity", "Dropout", "Cast"),
+}
+
 
 def loss_arguments(loss: Any) -> dict[str, Any]:
     """The arguments that a Keras loss was made with.
@@ -52,11 +58,14 @@ def activation_name(tensor: Any) -> str:
     if hasattr(tensor, "_keras_logits"):
         return "softmax"  # Or a sigmoid.
     operation, inputs = _origin(tensor)
-    if isinstance(operation, (keras.layers.Reshape, keras.layers.Permute, keras.layers.Flatten)):
-        return activation_name(inputs[0])
     operation = getattr(operation, "layer", operation)  # As of `TimeDistributed`.
+    if outputs := getattr(operation, "outputs", None):
+        return activation_name(outputs[0])
     activation = getattr(operation, "activation", operation)
     name: str = getattr(activation, "__name__", type(activation).__name__)
+    is_linear = isinstance(operation, keras.layers.Activation) and name == "linear"
+    if is_linear or type(operation).__name__ in UNCHANGING:
+        return activation_name(inputs[0])
     return name.lower()
 
 

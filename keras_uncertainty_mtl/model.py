@@ -1,5 +1,6 @@
 """The functional model whose tasks are weighted by their uncertainty."""
 
+import inspect
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_uncertainty_mtl._calibration_state import CalibrationState
-from keras_uncertainty_mtl._checks import check_labels, check_order, check_strategy
+from keras_uncertainty_mtl._checks import check_labels, check_order, check_strategy, is_traced
 from keras_uncertainty_mtl._compiled_metrics import observed_metrics
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
 from keras_uncertainty_mtl._observations import masks_by_task, tensors_by_task
@@ -147,11 +148,13 @@ class MultiTaskModel(keras.Model):
 
         Raises:
             ValueError: If arrays of targets have a number of which the loss would be NaN. With
-                `sample_weight`, and in data sets, such a number makes the loss NaN.
+                `sample_weight` or `steps_per_epoch`, and in data sets, it makes the loss NaN.
         """
-        self._check_labels(y, kwargs.get("sample_weight"))
-        if isinstance(validation := kwargs.get("validation_data"), (list, tuple)):
-            self._check_labels(*keras.utils.unpack_x_y_sample_weight(validation)[1:])
+        given = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
+        self._check_labels(y, given.get("sample_weight"), given.get("steps_per_epoch"))
+        if isinstance(validation := given.get("validation_data"), (list, tuple)):
+            _, labels, weights = keras.utils.unpack_x_y_sample_weight(validation)
+            self._check_labels(labels, weights, given.get("validation_steps"))
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -160,11 +163,14 @@ class MultiTaskModel(keras.Model):
         Raises:
             ValueError: As in `fit`.
         """
-        self._check_labels(y, kwargs.get("sample_weight"))
+        given = inspect.signature(super().evaluate).bind(x, y, *args, **kwargs).arguments
+        self._check_labels(y, given.get("sample_weight"), given.get("steps"))
         return super().evaluate(x, y, *args, **kwargs)
 
-    def _check_labels(self, labels: Any, sample_weight: Any) -> None:
-        if labels is not None and sample_weight is None:
+    def _check_labels(self, labels: Any, sample_weight: Any, steps: Any) -> None:
+        """Checks labels, if all of them count and are those that the loss sees."""
+        is_own_loss = type(self).compute_loss is not MultiTaskModel.compute_loss
+        if labels is not None and sample_weight is steps is None and not is_own_loss:
             check_labels(self.weighting.tasks, labels, self.output, self.weighting.masked)
 
     def get_compile_config(self) -> dict[str, Any] | None:
@@ -195,7 +201,8 @@ class MultiTaskModel(keras.Model):
                 training when the model was last called, as `model(x, training=True)`.
         """
         if training is None:
-            training = bool(self.weighting.last_training)
+            # A compiled step of `fit`, traced once, says nothing of a call outside of it.
+            training = bool(self.weighting.last_training.get(is_traced(y_pred)))
         if self._has_metrics and keras.backend.backend() == "jax":
             # In training, predictions lose their masks on the way to the metrics.
             predictions = by_task(self.weighting.tasks, y_pred, "predictions")

@@ -106,7 +106,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         if update not in ("trained", "closed_form"):
             raise ValueError(f'`update` must be "trained" or "closed_form". Received: {update!r}')
         self.update = update
-        self.last_training: bool | None = None  # That of the last call.
+        self.last_training: dict[bool, bool | None] = {}  # Of the last call traced, and not.
         self.masked: set[str] = set()  # The tasks whose predictions carry a Keras mask.
         self.reports = True
 
@@ -138,7 +138,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         training: bool | None = None,
     ) -> Any:
         """Adds the combined loss, if there are targets, and returns the predictions."""
-        self.last_training = training
+        self.last_training[is_traced(predictions)] = training
         check_predictions(self.tasks, predictions)
         # An eager call that says nothing is an evaluation.
         if training is None and not is_traced(predictions):
@@ -204,7 +204,7 @@ class UncertaintyWeighting(keras.layers.Layer):
             ValueError: If the layer has not been called, or `training` is not known.
         """
         batches = self.observe(predictions, targets, sample_weight, mask)
-        training = known_training(training, self.last_training)
+        training = known_training(training, self.last_training.get(is_traced(predictions)))
         totals = sum_over_replicas(concatenate([batch.weight_sum for batch in batches]))
         last, groups = self._log_variances(), list(zip(self.groups, batches, strict=True))
         sums = [batch.running_loss_sum(group.of(last)) for group, batch in groups]

@@ -490,6 +490,12 @@ def test_the_order_of_named_layers_may_be_that_of_the_tasks():
         MultiTaskModel(*in_a_model(inputs, outputs), two_tasks())
 
 
+def test_one_layer_may_have_several_outputs():
+    first, second = keras.Input((4,)), keras.Input((4,))
+    shared = keras.layers.Dense(3, name="classes")
+    MultiTaskModel([first, second], [shared(first), shared(second)], two_tasks())
+
+
 def test_a_dict_says_itself_which_output_is_which():
     inputs, (classes, depth) = named_layers("classes", "depth")
     MultiTaskModel(inputs, {"depth": classes, "classes": depth}, two_tasks())

@@ -1,5 +1,7 @@
 """Arrays with labels of which the loss would be NaN are refused before a step, and no others."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from keras_uncertainty_mtl import (
     Quantile,
     StudentT,
 )
+from keras_uncertainty_mtl._checks import check_labels
 
 NAN, INF = float("nan"), float("inf")
 X = np.ones((4, 2), "float32")
@@ -48,20 +51,30 @@ class Batches(keras.utils.PyDataset):
 
 
 NO_NUMBERS = {
-    "a gap": (Gaussian(), 1, [1, NAN, 2, 3], r"finite numbers. Received: 1 others of 4.*nan.*\(1,"),
-    "an infinity": (Laplace(), 1, [1, 2, INF, 3], "finite numbers. Received: 1 others of 4.*inf"),
-    "a gap of a quantile": (Quantile(0.1), 1, [NAN, NAN, 2, 3], "Received: 2 others of 4"),
-    "a gap of a heavy tail": (StudentT(), 1, [1, NAN, 2, 3], "Received: 1 others of 4"),
-    "a gap that is not the missing one": (Gaussian(missing=-1), 1, [1, NAN, -1, 3], "Received: 1"),
-    "a class too high": (Categorical(), 3, [0, 1, 3, 2], "whole numbers from 0 to 2.*first 3 at"),
-    "a missing class": (Categorical(), 3, [0, -1, 1, 2], "first -1 .*`missing`"),
-    "another missing class": (Categorical(missing=255), 3, [0, -1, 255, 2], "Received: 1 others"),
-    "half a class": (Categorical(missing=NAN), 3, [0, 1.5, NAN, 2], "Received: 1 others.*1.5"),
-    "yes or no as 1 or 2": (Bernoulli(), 1, [1, 2, 2, 1], "from 0 to 1. Received: 2 others"),
-    "a count below 0": (Poisson(), 1, [1, -1, 2, 3], "from 0 to inf. Received: 1 others"),
+    "a gap": (Gaussian(), 1, [1, NAN, 2, 3], r"finite numbers. Received: nan at \(1,"),
+    "an infinity": (Laplace(), 1, [1, 2, INF, 3], "finite numbers. Received: inf"),
+    "a gap of a quantile": (Quantile(0.1), 1, [NAN, NAN, 2, 3], "Received: nan"),
+    "a gap of a heavy tail": (StudentT(), 1, [1, NAN, 2, 3], "Received: nan"),
+    "a gap that is not the missing one": (
+        Gaussian(missing=-1),
+        1,
+        [1, NAN, -1, 3],
+        "Received: nan",
+    ),
+    "a class too high": (
+        Categorical(),
+        3,
+        [0, 1, 3, 2],
+        "whole numbers from 0 to 2.*Received: 3 at",
+    ),
+    "a missing class": (Categorical(), 3, [0, -1, 1, 2], "Received: -1 .*`missing`"),
+    "another missing class": (Categorical(missing=255), 3, [0, -1, 255, 2], "Received: -1"),
+    "half a class": (Categorical(missing=NAN), 3, [0, 1.5, NAN, 2], "Received: 1.5"),
+    "yes or no as 1 or 2": (Bernoulli(), 1, [1, 2, 2, 1], "from 0 to 1. Received: 2"),
+    "a count below 0": (Poisson(), 1, [1, -1, 2, 3], "from 0 to inf. Received: -1"),
     "a count of no label": (NegativeBinomial(), 1, [1, -1, 2, 3], "from 0 to inf"),
     "a rating too low": (Ordinal(1, 5), 1, [1, 0, 2, 3], "whole numbers from 1 to 5"),
-    "a rating too high": (Ordinal(1, 5), 1, [1, 6, 2, 3], "whole numbers from 1 to 5.*first 6"),
+    "a rating too high": (Ordinal(1, 5), 1, [1, 6, 2, 3], "whole numbers from 1 to 5.*Received: 6"),
     "half a rating": (Ordinal(1, 5), 1, [1, 2.5, 2, 3], "whole numbers from 1 to 5.*2.5"),
 }
 
@@ -126,6 +139,55 @@ def test_labels_without_weight_may_be_anything():
     weights = {"b": np.array([1.0, 0.0, 1.0, 1.0]), "a": np.ones(4)}
     history = fit(model_of(Gaussian()), np.array([1, NAN, 2, 3]), sample_weight=weights)
     assert np.isfinite(history["loss"])
+
+
+def test_weights_and_validation_data_may_be_given_by_position():
+    labels, weights = np.array([1, NAN, 2, 3]), np.array([1.0, 0.0, 1.0, 1.0])
+    targets, weights = {"b": labels, "a": np.ones(4)}, {"b": weights, "a": np.ones(4)}
+    model = model_of(Gaussian())
+    loss, *_ = model.evaluate(X, targets, 4, 0, weights)
+    assert np.isfinite(loss)
+    with pytest.raises(ValueError, match="Task 'b'"):
+        model.fit(X, {"b": np.ones(4), "a": np.ones(4)}, 4, 1, 0, None, 0.0, (X, targets))
+
+
+def test_rows_that_are_not_read_may_be_anything():
+    labels = {"b": np.array([1, 2, NAN, NAN]), "a": np.ones(4)}
+    model = model_of(Gaussian())
+    history = model.fit(
+        X, labels, batch_size=2, steps_per_epoch=1, shuffle=False, verbose=0
+    ).history
+    assert np.isfinite(history["loss"])
+
+
+def test_rounding_errors_of_double_precision_are_no_other_labels():
+    three = 3 * 0.1 * 10  # 3.0000000000000004
+    for likelihood, labels in (
+        (Ordinal(1, 5), [1, three, 5, 2]),
+        (Bernoulli(), [0, 1 + 3e-16, 1, 1]),
+    ):
+        assert np.isfinite(fit(model_of(likelihood), np.array(labels))["b_loss"])
+
+
+def test_labels_that_a_subclass_changes_may_be_anything():
+    class FromOne(MultiTaskModel):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=None):
+            return super().compute_loss(x, y - 1, y_pred, sample_weight, training)
+
+    inputs = keras.Input((2,))
+    model = FromOne(inputs, {"a": keras.layers.Dense(3)(inputs)}, {"a": Categorical()})
+    model.compile("sgd")
+    assert np.isfinite(model.fit(X, np.array([1, 2, 3, 3]), verbose=0).history["loss"])
+
+
+def test_the_labels_of_images_take_little_memory():
+    labels = np.zeros((5000, 32, 32), "uint8")
+    labels[0, 0, 0], labels[4999, 31, 31] = 255, 9
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"Received: 9 at \(4999, 31, 31\)"):
+        check_labels({"a": Categorical(missing=255)}, labels, keras.Input((32, 32, 9)), masked=())
+    assert tracemalloc.get_traced_memory()[1] < 2 * labels.nbytes
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("restored", [False, True])

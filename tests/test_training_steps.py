@@ -33,6 +33,15 @@ class TestMultiTaskModel:
         model.compute_loss(X, Y, model(X, training=False))
         assert unmoved(model.weighting.sigmas())
 
+    def test_a_call_of_compute_loss_after_fit_leaves_sigma_alone(self):
+        model = model_as()
+        model.predict(X, verbose=0)
+        model.fit(X, Y, verbose=0)
+        before = model.weighting.sigmas()
+        predictions = model.predict(X, verbose=0)  # Not traced anew.
+        model.compute_loss(X, {task: 100 + y for task, y in Y.items()}, predictions)
+        assert model.weighting.sigmas() == before
+
     def test_a_call_after_a_training_call_moves_sigma(self):
         model = model_as()
         model.compute_loss(X, Y, model(X, training=True))
@@ -216,10 +225,16 @@ class TestProbabilities:
             lambda x: keras.layers.TimeDistributed(keras.layers.Dense(3, activation="softmax"))(
                 keras.layers.Reshape((1, 2))(x)
             ),
+            lambda x: keras.layers.TimeDistributed(softmax_model())(
+                keras.layers.Reshape((1, 2))(x)
+            ),
+            lambda x: keras.layers.Activation("linear", dtype="float32")(softmax_model()(x)),
+            lambda x: keras.layers.Dropout(0.1)(keras.layers.Identity()(softmax_model()(x))),
+            lambda x: keras.ops.transpose(keras.ops.reshape(softmax_model()(x), (-1, 3)), (0, 1)),
         ],
         ids=[
             *("activation", "layer", "activation layer", "operation", "model", "models"),
-            *("reshaped", "at each step"),
+            *("reshaped", "at each step", "model at each step", "cast", "dropped", "transposed"),
         ],
     )
     @pytest.mark.parametrize(
@@ -255,6 +270,8 @@ class TestProbabilities:
         network = classes_network(keras.layers.Dense(3, activation="softmax"))
         MultiTaskModel(*network, {"classes": "sparse_categorical_crossentropy"})
         MultiTaskModel(*network, {"classes": Categorical(from_logits=False, approximate=True)})
+        cast = classes_network(lambda x: keras.layers.Activation("linear")(softmax_model()(x)))
+        MultiTaskModel(*cast, {"classes": "sparse_categorical_crossentropy"})
 
     def test_and_warns_of_logits(self):
         network = classes_network(keras.layers.Dense(3))
