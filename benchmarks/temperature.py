@@ -43,7 +43,8 @@ RATES: list[tuple[str, tuple[float, ...], dict[str, float]]] = [
     ("Adam", (0.001, 0.01, 0.1, 0.3), {}),
     ("Adadelta", (0.001, 1.0), {}),
     *((name, (0.001, 0.1), {}) for name in ("RMSprop", "AdamW", "Adamax", "Nadam", "Adagrad")),
-    *((name, (0.001, 0.1), {}) for name in ("Adafactor", "Ftrl", "Lion", "Lamb", "Muon", "ScheduleFreeAdamW")),
+    *((name, (0.001, 0.1), {}) for name in ("Adafactor", "Ftrl", "Lion", "Lamb", "Muon")),
+    ("ScheduleFreeAdamW", (0.001, 0.1), {}),
 ]
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     f"{name}({', '.join(map(str, [rate, *options.values()]))})": partial(
