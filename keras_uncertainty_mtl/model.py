@@ -169,8 +169,9 @@ class MultiTaskModel(keras.Model):
 
     def _check_labels(self, labels: Any, sample_weight: Any, steps: Any) -> None:
         """Checks labels, if all of them count and are those that the loss sees."""
-        is_own_loss = type(self).compute_loss is not MultiTaskModel.compute_loss
-        if labels is not None and sample_weight is steps is None and not is_own_loss:
+        counts_all = sample_weight is None and steps is None
+        has_own_loss = type(self).compute_loss is not MultiTaskModel.compute_loss
+        if labels is not None and counts_all and not has_own_loss:
             check_labels(self.weighting.tasks, labels, self.output, self.weighting.masked)
 
     def get_compile_config(self) -> dict[str, Any] | None:

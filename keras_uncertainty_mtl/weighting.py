@@ -106,7 +106,7 @@ class UncertaintyWeighting(keras.layers.Layer):
         if update not in ("trained", "closed_form"):
             raise ValueError(f'`update` must be "trained" or "closed_form". Received: {update!r}')
         self.update = update
-        self.last_training: dict[bool, bool | None] = {}  # Of the last call traced, and not.
+        self.last_training: dict[bool, bool | None] = {}  # The last call's, by `is_traced`.
         self.masked: set[str] = set()  # The tasks whose predictions carry a Keras mask.
         self.reports = True
 
