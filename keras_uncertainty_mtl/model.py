@@ -12,6 +12,7 @@ from keras_uncertainty_mtl._calibration_state import CalibrationState
 from keras_uncertainty_mtl._checks import check_labels, check_order, check_strategy, is_traced
 from keras_uncertainty_mtl._compiled_metrics import observed_metrics
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
+from keras_uncertainty_mtl._loss_check import with_loss_check
 from keras_uncertainty_mtl._observations import masks_by_task, tensors_by_task
 from keras_uncertainty_mtl._observed_metrics import observed_elements
 from keras_uncertainty_mtl._reductions import num_replicas
@@ -127,8 +128,7 @@ class MultiTaskModel(keras.Model):
         super().compile(optimizer=optimizer, weighted_metrics=observed or None, **kwargs)
         self._has_metrics = self._has_metrics or bool(observed)
         # In a dict or a list Keras would find the metrics, and report them once more.
-        given = {"metrics": metrics, "weighted_metrics": weighted_metrics}
-        self._given_metrics = SimpleNamespace(**given)
+        self._given_metrics = SimpleNamespace(metrics=metrics, weighted_metrics=weighted_metrics)
         self._keep_off_weight_decay()
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -147,25 +147,28 @@ class MultiTaskModel(keras.Model):
         """Trains the model; see `keras.Model.fit`.
 
         Raises:
-            ValueError: If arrays of targets have a number of which the loss would be NaN. With
-                `sample_weight` or `steps_per_epoch`, and in data sets, it makes the loss NaN.
+            ValueError: If arrays of targets have a number of which the loss would be NaN, or if
+                the loss of the first batch is NaN. A later one is warned of.
         """
-        given = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
-        self._check_labels(y, given.get("sample_weight"), given.get("steps_per_epoch"))
-        if isinstance(validation := given.get("validation_data"), (list, tuple)):
+        call = self._checked_call(super().fit, "steps_per_epoch", x, y, *args, **kwargs)
+        if isinstance(validation := call.arguments.get("validation_data"), (list, tuple)):
             _, labels, weights = keras.utils.unpack_x_y_sample_weight(validation)
-            self._check_labels(labels, weights, given.get("validation_steps"))
-        return super().fit(x, y, *args, **kwargs)
+            self._check_labels(labels, weights, call.arguments.get("validation_steps"))
+        return super().fit(*call.args, **call.kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Returns the loss and the metrics; see `keras.Model.evaluate`.
+        """Returns the loss and the metrics; see `keras.Model.evaluate`. Arrays are checked too."""
+        call = self._checked_call(super().evaluate, "steps", x, y, *args, **kwargs)
+        return super().evaluate(*call.args, **call.kwargs)
 
-        Raises:
-            ValueError: As in `fit`.
-        """
-        given = inspect.signature(super().evaluate).bind(x, y, *args, **kwargs).arguments
-        self._check_labels(y, given.get("sample_weight"), given.get("steps"))
-        return super().evaluate(x, y, *args, **kwargs)
+    def _checked_call(self, method: Any, steps: str, *args: Any, **kwargs: Any) -> Any:
+        """The arguments of `fit` or `evaluate`, with labels checked and a check of the losses."""
+        call = inspect.signature(method).bind(*args, **kwargs)
+        given = call.arguments
+        self._check_labels(given["y"], given.get("sample_weight"), given.get(steps))
+        checked = given.get("callbacks"), self.weighting.tasks, self.optimizer
+        given["callbacks"] = with_loss_check(*checked)
+        return call
 
     def _check_labels(self, labels: Any, sample_weight: Any, steps: Any) -> None:
         """Checks labels, if all of them count and are those that the loss sees."""
