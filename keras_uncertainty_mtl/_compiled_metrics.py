@@ -7,12 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+from keras import losses
 from keras import metrics as keras_metrics
 
 from keras_uncertainty_mtl._observed_metrics import ObservedMetric
 from keras_uncertainty_mtl._shapes import Shape
 from keras_uncertainty_mtl._structures import by_task, naming_task
 from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Likelihood
+
+# Functions of Keras that take probabilities unless they are told otherwise.
+OF_PROBABILITIES = (
+    *(losses.binary_crossentropy, losses.binary_focal_crossentropy, keras_metrics.binary_accuracy),
+    *(losses.categorical_crossentropy, losses.categorical_focal_crossentropy),
+    *(losses.sparse_categorical_crossentropy, losses.kl_divergence),
+)
 
 
 def observed_metrics(
@@ -88,18 +96,23 @@ def _metric_and_name(identifier: Any, likelihood: Likelihood, shape: Shape) -> t
 
 def _warn_of_probabilities(task: str, metric: Any, name: str) -> None:
     """Warns of a metric of Keras that takes probabilities, where the model answers with logits."""
-    if type(metric) is not getattr(keras_metrics, type(metric).__name__, None):
-        return
-    config = metric.get_config()
-    uses_half = config.get("thresholds", 0.0) is None and config.get("top_k") is None
-    takes_logits = config.get("from_logits", "num_thresholds" not in config)
-    if uses_half or config.get("threshold") == 0.5 or not takes_logits:
+    if _takes_probabilities(metric):
         warnings.warn(
             f"Task '{task}': its metric '{name}' takes probabilities, and its predictions are "
             "logits. Give it from_logits=True, or for yes or no a threshold of 0.0, or for classes "
             "top_k=1.",
             stacklevel=4,
         )
+
+
+def _takes_probabilities(metric: Any) -> bool:
+    if type(metric) is not getattr(keras_metrics, type(metric).__name__, None):
+        return any(metric is function for function in OF_PROBABILITIES)
+    config = metric.get_config()
+    uses_half = config.get("thresholds", 0.0) is None and config.get("top_k") is None
+    takes_logits = config.get("from_logits", "num_thresholds" not in config)
+    is_divergence = isinstance(metric, keras_metrics.KLDivergence)
+    return uses_half or config.get("threshold") == 0.5 or not takes_logits or is_divergence
 
 
 def _accuracy(likelihood: Likelihood, shape: Shape) -> Any:

@@ -1,6 +1,7 @@
 """The metrics of `compile` see the elements that the loss sees, and no others."""
 
 import warnings
+from functools import partial
 from multiprocessing import get_context
 
 import keras
@@ -598,7 +599,11 @@ METRICS_OF_PROBABILITIES = [
     keras.metrics.BinaryAccuracy,
     keras.metrics.BinaryCrossentropy,
     lambda: keras.metrics.PrecisionAtRecall(0.5),
+    keras.metrics.KLDivergence,
     lambda: "binary_accuracy",
+    lambda: "kl_divergence",
+    lambda: keras.losses.binary_crossentropy,
+    lambda: keras.metrics.binary_accuracy,
 ]
 
 
@@ -615,6 +620,8 @@ def test_a_metric_of_logits_or_numbers_does_not_warn():
     tasks |= {"c": Gaussian()}
     ours = ["accuracy", keras.metrics.Precision(thresholds=0.0), keras.metrics.F1Score()]
     ours += [keras.metrics.AUC(from_logits=True), keras.metrics.BinaryAccuracy(threshold=0.0)]
+    bce = keras.losses.binary_crossentropy
+    ours += [keras.losses.mean_squared_error, partial(bce, from_logits=True)]
     stock = [keras.metrics.AUC(), keras.metrics.Recall()]
     metrics = {"a": ours, "b": stock, "c": ["mae", keras.metrics.Recall()]}
     model_of(tasks, dict.fromkeys(tasks, (1,)), metrics=metrics)
