@@ -11,9 +11,12 @@ import numpy as np
 
 from benchmarks import methods
 from benchmarks.problems import Data, Problem
+from examples.batches import shuffled
 from keras_uncertainty_mtl import (
     Bernoulli,
     Categorical,
+    Gaussian,
+    Laplace,
     Likelihood,
     MultiTaskModel,
     UncertaintyWeighting,
@@ -22,7 +25,7 @@ from keras_uncertainty_mtl import (
 # Makes the model to train from a problem, its data, a network and a seed.
 Method = Callable[[Problem, Data, keras.Model, int], keras.Model]
 
-DEFAULT = "this package"
+DEFAULT, APPROXIMATE = "this package", "…approximate=True"
 SINGLE = "single "
 FIXED = "fixed weights "
 SOFTMAX = "UW-SO, temperature "
@@ -40,20 +43,63 @@ def single(task: str, problem: Problem, data: Data, network: keras.Model, seed: 
 
 
 def package(
-    options: dict[str, Any],
-    approximate: bool,
     problem: Problem,
     data: Data,
     network: keras.Model,
     seed: int,
+    change: Callable[..., dict[str, Any]] | None = None,
+    weight: Callable[[Likelihood], float] | None = None,
+    **options: Any,
 ) -> keras.Model:
-    def form(likelihood: Likelihood) -> Likelihood:
-        if approximate and isinstance(likelihood, (Categorical, Bernoulli)):
-            return likelihood.from_config({**likelihood.get_config(), "approximate": True})
-        return likelihood
+    """This package. `change` answers with arguments of a likelihood, given it and its labels."""
+    tasks = problem.tasks
+    if change is not None:
+        tasks = {
+            task: each.from_config(each.get_config() | change(each, data.train.targets[task]))
+            for task, each in tasks.items()
+        }
+    if weight is not None:
+        options["loss_weights"] = {task: weight(each) for task, each in tasks.items()}
+    weighting = UncertaintyWeighting(tasks, **options)
+    return MultiTaskModel(network.input, network.output, weighting)
 
-    tasks = {task: form(likelihood) for task, likelihood in problem.tasks.items()}
-    return MultiTaskModel(network.input, network.output, UncertaintyWeighting(tasks, **options))
+
+def for_classes(**options: Any) -> Callable[..., dict[str, Any]]:
+    """Arguments of likelihoods of classes."""
+    return lambda likelihood, labels: options if is_of_classes(likelihood) else {}
+
+
+def is_of_classes(likelihood: Likelihood) -> bool:
+    return isinstance(likelihood, (Categorical, Bernoulli))
+
+
+def floor(likelihood: Likelihood, labels: Any) -> dict[str, Any]:
+    """A least σ of 30% of the standard deviation of the labels."""
+    has_units = isinstance(likelihood, (Gaussian, Laplace))
+    return {"min_sigma": 0.3 * float(np.nanstd(labels))} if has_units else {}
+
+
+def prior_variance(
+    strength: float, problem: Problem, data: Data, network: keras.Model, seed: int
+) -> keras.Model:
+    return methods.PriorVariance(network, problem.tasks, strength=strength)
+
+
+def balanced_gradients(
+    problem: Problem, data: Data, network: keras.Model, seed: int
+) -> keras.Model:
+    return methods.BalancedGradients(network, problem.tasks)
+
+
+def held_out_sigma(problem: Problem, data: Data, network: keras.Model, seed: int) -> keras.Model:
+    tasks = {
+        task: each.from_config(each.get_config() | {"trainable": False})
+        for task, each in problem.tasks.items()
+    }
+    batches = functools.partial(shuffled, batch_size=problem.batch_size, seed=seed)
+    return methods.HeldOutSigma(
+        network.input, network.output, tasks, rows=data.train, batches=batches
+    )
 
 
 def raw(problem: Problem, data: Data, network: keras.Model, seed: int) -> keras.Model:
@@ -98,15 +144,15 @@ def reference_steps(problem: Problem, data: Data, seed: int) -> tuple[int, int]:
 
 # The headline first: it is run first.
 METHODS: dict[str, Method] = {
-    DEFAULT: functools.partial(package, {}, False),
-    "…approximate=True": functools.partial(package, {}, True),
+    DEFAULT: package,
+    APPROXIMATE: functools.partial(package, change=for_classes(approximate=True)),
     "STCH": standard(methods.SmoothChebyshev, reference_steps=reference_steps),
     "Σ log L": standard(methods.LogarithmicLosses),
     "equal weights, standardised": standard(methods.EqualWeights),
     "equal weights, raw units": raw,
     "plain Eq. 10": standard(methods.PlainUncertainty),
     "FAMO": standard(methods.FastAdaptive),
-    '…update="closed_form"': functools.partial(package, {"update": "closed_form"}, False),
+    '…update="closed_form"': functools.partial(package, update="closed_form"),
     "GLS": standard(methods.GeometricLosses),
     "IMTL-L": standard(methods.ImpartialLosses),
     "UW-O": standard(methods.AnalyticalUncertainty),
@@ -123,6 +169,28 @@ METHODS: dict[str, Method] = {
     **{f"{FIXED}{i}": functools.partial(fixed_weights, i) for i in range(1, FIXED_WEIGHTINGS)},
 }
 HEADLINE = 7
+# What was tried in place of the default. `log L` has the weight 1 / L, Eq. 10 half of it.
+ALTERNATIVES: dict[str, Method] = {
+    "temperature of 1": functools.partial(package, change=for_classes(trainable=False)),
+    "classes count twice": functools.partial(
+        package, weight=lambda each: 1.0 + is_of_classes(each)
+    ),
+    "log L of classes": functools.partial(
+        package,
+        change=for_classes(approximate=True),
+        weight=lambda each: 1.0 + is_of_classes(each),
+    ),
+    "log L of every task": functools.partial(
+        package, change=for_classes(approximate=True), weight=lambda each: 2.0 * each.power
+    ),
+    "approximate, σ from 0.5": functools.partial(
+        package, change=for_classes(approximate=True, min_sigma=0.5)
+    ),
+    "σ from 30% of the spread": functools.partial(package, change=floor),
+    **{f"prior on σ², κ = {each}": functools.partial(prior_variance, each) for each in (0.1, 0.01)},
+    "σ of held-out rows": held_out_sigma,
+    "balanced gradients": balanced_gradients,
+}
 # Searches, whose best run on validation data stands for all.
 SEARCHES = {
     f"best of {FIXED_WEIGHTINGS} fixed": (

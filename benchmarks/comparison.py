@@ -21,7 +21,13 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from benchmarks.candidates import HEADLINE, METHODS, methods_for, steps_per_epoch
+from benchmarks.candidates import (
+    ALTERNATIVES,
+    HEADLINE,
+    METHODS,
+    methods_for,
+    steps_per_epoch,
+)
 from benchmarks.harness import one_thread_pool
 from benchmarks.problems import PROBLEMS, Problem, Split
 from benchmarks.report import report
@@ -38,7 +44,8 @@ def run(key: Run) -> list[dict[str, Any]]:
     data = problem.load(seed)
     started = time.monotonic()
     network = problem.build(data.train, seed)
-    model = methods_for(problem)[method](problem, data, network, seed)
+    make = (methods_for(problem) | ALTERNATIVES)[method]
+    model = make(problem, data, network, seed)
     tasks = list(model.output)
     steps = steps_per_epoch(problem, data)
     rate = keras.optimizers.schedules.CosineDecay(problem.learning_rate, steps * problem.epochs)

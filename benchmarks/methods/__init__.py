@@ -6,6 +6,7 @@ from benchmarks.methods.adaptive import (
     GroupAlignment,
     SmoothChebyshev,
 )
+from benchmarks.methods.alternatives import BalancedGradients, HeldOutSigma, PriorVariance
 from benchmarks.methods.base import Rule, standard_units
 from benchmarks.methods.losses import (
     AnalyticalUncertainty,
@@ -21,15 +22,18 @@ from benchmarks.methods.losses import (
 
 __all__ = [
     "AnalyticalUncertainty",
+    "BalancedGradients",
     "DynamicWeightAverage",
     "EqualWeights",
     "FastAdaptive",
     "GeometricLosses",
     "GroupAlignment",
+    "HeldOutSigma",
     "ImpartialLosses",
     "LogarithmicLosses",
     "PlainUncertainty",
     "PositiveRegulariser",
+    "PriorVariance",
     "RandomWeights",
     "Rule",
     "SmoothChebyshev",

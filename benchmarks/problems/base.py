@@ -105,7 +105,7 @@ def table_network(tasks: Tasks, train: Split, seed: int) -> keras.Model:
     keras.utils.set_random_seed(seed)
     features = keras.Input(train.inputs.shape[1:])
     shared = layers.Dense(128, activation="relu")(features)
-    shared = layers.Dense(64, activation="relu")(shared)
+    shared = layers.Dense(64, activation="relu", name="shared")(shared)
     outputs = {}
     for task, likelihood in tasks.items():
         hidden = layers.Dense(32, activation="relu")(shared)

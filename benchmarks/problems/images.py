@@ -35,7 +35,7 @@ def digit_network(train: Split, seed: int) -> keras.Model:
     dense, shape = layers.Dense, train.inputs.shape[1:]
     image = keras.Input(shape)
     pixels = layers.Flatten()(standardization(train.inputs)(image))
-    code = dense(8)(dense(256, activation="relu")(pixels))
+    code = dense(8, name="shared")(dense(256, activation="relu")(pixels))
     drawn = dense(int(np.prod(shape)))(dense(256, activation="relu")(code))
     outputs = {
         "class": dense(10)(code),
