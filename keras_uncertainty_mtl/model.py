@@ -161,7 +161,7 @@ class MultiTaskModel(keras.Model):
         call = self._checked_call(super().evaluate, "steps", x, y, *args, **kwargs)
         return super().evaluate(*call.args, **call.kwargs)
 
-    def _checked_call(self, method: Any, steps: str, *args: Any, **kwargs: Any) -> Any:
+    def _checked_call(self, method: Any, steps: str, /, *args: Any, **kwargs: Any) -> Any:
         """The arguments of `fit` or `evaluate`, with labels checked and a check of the losses."""
         call = inspect.signature(method).bind(*args, **kwargs)
         given = call.arguments

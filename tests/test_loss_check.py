@@ -144,3 +144,16 @@ def test_a_task_without_labels_is_no_wrong_loss():
         history = model_of(Gaussian()).fit(x, labels, verbose=0).history
     assert np.isnan(history["a_loss"])
     assert np.isfinite(history["loss"])
+
+
+def test_validation_is_warned_of_by_the_name_of_the_task():
+    model = model_of(Gaussian())
+    with pytest.warns(UserWarning, match=r"tasks 'b' \(nan\)"):
+        history = model.fit(
+            Batches(np.ones(4)),
+            validation_data=Batches([1, NAN, 2, 3]),
+            validation_steps=1,
+            verbose=0,
+        ).history
+    assert np.isfinite(history["loss"])
+    assert np.isnan(history["val_b_loss"])
