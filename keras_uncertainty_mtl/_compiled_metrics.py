@@ -99,20 +99,27 @@ def _warn_of_probabilities(task: str, metric: Any, name: str) -> None:
     if _takes_probabilities(metric):
         warnings.warn(
             f"Task '{task}': its metric '{name}' takes probabilities, and its predictions are "
-            "logits. Give it from_logits=True, or for yes or no a threshold of 0.0, or for classes "
-            "top_k=1.",
+            "logits. Give it from_logits=True, for yes or no a threshold of 0.0, or for classes "
+            "top_k=1. If it takes none of these, wrap it in a function that has a sigmoid or a "
+            "softmax first.",
             stacklevel=4,
         )
 
 
 def _takes_probabilities(metric: Any) -> bool:
-    if type(metric) is not getattr(keras_metrics, type(metric).__name__, None):
+    kind = type(metric)
+    if kind not in (getattr(each, kind.__name__, None) for each in (keras_metrics, losses)):
         return any(metric is function for function in OF_PROBABILITIES)
     config = metric.get_config()
-    uses_half = config.get("thresholds", 0.0) is None and config.get("top_k") is None
-    takes_logits = config.get("from_logits", "num_thresholds" not in config)
-    is_divergence = isinstance(metric, keras_metrics.KLDivergence)
-    return uses_half or config.get("threshold") == 0.5 or not takes_logits or is_divergence
+    if "from_logits" in config:
+        return not config["from_logits"]
+    # Without `thresholds` a metric that has them takes 0.5, unless it has `top_k`.
+    given = config.get("thresholds", 0.0), config.get("top_k"), config.get("threshold")
+    takes_half = given[0] is None and given[1] is None
+    thresholds = [each for each in keras.tree.flatten(given[::2]) if each is not None]
+    is_divergence = kind in (keras_metrics.KLDivergence, losses.KLDivergence)
+    has_range = "num_thresholds" in config
+    return takes_half or any(0 < each < 1 for each in thresholds) or has_range or is_divergence
 
 
 def _accuracy(likelihood: Likelihood, shape: Shape) -> Any:

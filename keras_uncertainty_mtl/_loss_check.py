@@ -6,82 +6,87 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
-from keras.callbacks import Callback, CallbackList, TerminateOnNaN
-from keras.optimizers import LossScaleOptimizer
 
 # More batches than Keras hands over at once, in any order.
 MOST = 100
 
 
-def with_loss_check(callbacks: Any, tasks: Iterable[str], optimizer: Any) -> Any:
-    """The callbacks of `fit` or `evaluate`, and a check of the losses of tasks."""
-    if isinstance(callbacks, CallbackList):
-        return callbacks  # It is the one of `fit`, or of the user's own loop.
-    given = [] if callbacks is None else keras.tree.flatten(callbacks)
-    # A dynamic loss scale passes over batches whose loss overflows.
-    goes_on = isinstance(optimizer, LossScaleOptimizer)
-    stops = any(isinstance(each, TerminateOnNaN) for each in given)
-    return [*given, LossCheck(tasks, only_warns=goes_on or stops)]
+def add_loss_check(arguments: dict[str, Any], tasks: Iterable[str], name: str) -> None:
+    """Adds a check of the tasks' losses to the callbacks among the arguments of a model's `fit`."""
+    callbacks = arguments.get("callbacks")
+    # A list of Keras's own is the one of `fit`, which evaluates, or of the user's own loop.
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        given = keras.tree.flatten(callbacks) if callbacks else []
+        arguments["callbacks"] = [*given, LossCheck(tasks, name)]
 
 
-class LossCheck(Callback):
-    """Refuses a first batch whose loss is NaN, and warns of any later one when its epoch ends.
+class LossCheck(keras.callbacks.Callback):
+    """Warns once of a training loss that is no number, and once of another one.
 
-    The loss of the first batch is from before any step, so no learning rate would mend it.
+    Nothing is refused: an optimizer, or another callback, may pass over such a batch.
 
     Args:
         tasks: The names of the tasks.
-        only_warns: If True, no batch is refused.
+        name: The name of the model.
     """
 
     # It reads numbers that Keras has fetched for the progress bar, so no step waits for it. It may
     # then run beside others of its kind, and on JAX must not ask for the `model`.
     async_safe = True
 
-    def __init__(self, tasks: Iterable[str], only_warns: bool = False) -> None:
+    def __init__(self, tasks: Iterable[str], name: str) -> None:
         super().__init__()
-        self._tasks = list(tasks)
-        self._may_refuse, self._has_warned = not only_warns, False
-        self._messages: dict[int, str] = {}
+        self._tasks, self._name = list(tasks), name
+        self._epoch = 0
+        self._wrong: dict[int, str] = {}
+        self._has_warned = self._has_warned_of_test = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Remembers the epoch."""
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Refuses the first batch. The others may come in any order."""
-        if message := self._message(logs or {}):
-            # With `steps_per_execution` there are steps behind the first numbers, which come later.
-            if batch == 0 and self._may_refuse:
-                raise ValueError(message)
-            if len(self._messages) < MOST:
-                self._messages[batch] = message
+        """Warns of the first batch, and remembers others, which may come in any order."""
+        if not self._has_warned and len(self._wrong) < MOST and (losses := self._losses(logs)):
+            self._wrong[batch] = losses
+            if batch == 0:
+                self._warn_of_training()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Warns of the first wrong batch of the epoch. After it, weights and all losses are NaN."""
-        self._may_refuse = False
-        self._warn(self._messages[min(self._messages)] if self._messages else None)
+        """Warns of the first wrong batch of the epoch. After it all losses may be NaN."""
+        if self._wrong and not self._has_warned:
+            self._warn_of_training()
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Warns of an evaluation."""
-        self._warn(self._message(logs or {}))
+        """Warns of an evaluation, unless training has made the weights NaN before."""
+        if not self._wrong and not self._has_warned_of_test and (losses := self._losses(logs)):
+            self._has_warned_of_test = True
+            self._warn("an evaluation", losses)
 
-    def _warn(self, message: str | None) -> None:
-        if message and not self._has_warned:
-            warnings.warn(message, stacklevel=2)
-            self._has_warned = True
+    def _warn_of_training(self) -> None:
+        self._has_warned = True
+        first = min(self._wrong)
+        self._warn(f"epoch {self._epoch + 1}, from batch {first + 1} on,", self._wrong[first])
 
-    def _message(self, logs: dict[str, Any]) -> str | None:
-        combined = logs.get("loss")
+    def _warn(self, place: str, losses: str) -> None:
+        warnings.warn(
+            f"Model '{self._name}': the loss of {place} is no number. Expected: finite losses, not "
+            f"below 0. Received: {losses}. Targets, predictions, sample weights and the model's "
+            "weights must be finite, and targets within the range of the likelihood. If some "
+            "targets are missing, a loss of your own must have a value for each.",
+            stacklevel=3,
+        )
+
+    def _losses(self, logs: Any) -> str:
+        """The tasks whose losses are not as expected; nothing if the loss is a number."""
+        combined = (logs or {}).get("loss")
         # A train step of the user's own may answer with anything.
         if not isinstance(combined, float) or math.isfinite(combined):
-            return None
+            return ""
         losses = {task: logs.get(f"{task}_loss", 0.0) for task in self._tasks}
-        wrong = {task: loss for task, loss in losses.items() if not 0.0 <= loss < math.inf}
-        received = "others of the tasks " + ", ".join(
-            f"'{each}' ({wrong[each]:g})" for each in wrong
-        )
-        if not wrong:
-            received = "means over the epoch that are, so one batch is not, or a layer adds a loss"
-        return (
-            f"The loss is {combined:g}. Expected: finite losses, not below 0. Received: {received}."
-            " Targets, predictions and sample weights must be finite, and targets within the range "
-            "of the likelihood. If some targets are missing, a loss of your own must have a value "
-            "for each. NaN also stands for a task of which no label was seen."
-        )
+        wrong = [
+            f"'{task}' ({loss:g})" for task, loss in losses.items() if not 0.0 <= loss < math.inf
+        ]
+        if wrong:
+            return f"others of the tasks {', '.join(wrong)}, or no label of one of these"
+        return "means over the epoch that are, so one batch is not, or a layer adds a loss"

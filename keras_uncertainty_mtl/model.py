@@ -12,7 +12,7 @@ from keras_uncertainty_mtl._calibration_state import CalibrationState
 from keras_uncertainty_mtl._checks import check_labels, check_order, check_strategy, is_traced
 from keras_uncertainty_mtl._compiled_metrics import observed_metrics
 from keras_uncertainty_mtl._keras_internals import exclude_from_weight_decay, name_outputs
-from keras_uncertainty_mtl._loss_check import with_loss_check
+from keras_uncertainty_mtl._loss_check import add_loss_check
 from keras_uncertainty_mtl._observations import masks_by_task, tensors_by_task
 from keras_uncertainty_mtl._observed_metrics import observed_elements
 from keras_uncertainty_mtl._reductions import num_replicas
@@ -22,6 +22,8 @@ from keras_uncertainty_mtl.calibration import calibration_on
 from keras_uncertainty_mtl.conformal import check_level
 from keras_uncertainty_mtl.inference import inference_model, predictive_outputs
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
+
+FIT, EVALUATE = inspect.signature(keras.Model.fit), inspect.signature(keras.Model.evaluate)
 
 
 @keras.saving.register_keras_serializable(package="keras_uncertainty_mtl")
@@ -147,34 +149,32 @@ class MultiTaskModel(keras.Model):
         """Trains the model; see `keras.Model.fit`.
 
         Raises:
-            ValueError: If arrays of targets have a number of which the loss would be NaN, or if
-                the loss of the first batch is NaN. A later one is warned of.
+            ValueError: If arrays of targets have a number of which the loss would be NaN. In
+                other data, and with `sample_weight` or `steps_per_epoch`, it is warned of.
         """
-        call = self._checked_call(super().fit, "steps_per_epoch", x, y, *args, **kwargs)
+        call = self._checked_call(FIT, "steps_per_epoch", x, y, *args, **kwargs)
         if isinstance(validation := call.arguments.get("validation_data"), (list, tuple)):
             _, labels, weights = keras.utils.unpack_x_y_sample_weight(validation)
             self._check_labels(labels, weights, call.arguments.get("validation_steps"))
-        return super().fit(*call.args, **call.kwargs)
+        return super().fit(*call.args[1:], **call.kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Returns the loss and the metrics; see `keras.Model.evaluate`. Arrays are checked too."""
-        call = self._checked_call(super().evaluate, "steps", x, y, *args, **kwargs)
-        return super().evaluate(*call.args, **call.kwargs)
+        call = self._checked_call(EVALUATE, "steps", x, y, *args, **kwargs)
+        return super().evaluate(*call.args[1:], **call.kwargs)
 
-    def _checked_call(self, method: Any, steps: str, /, *args: Any, **kwargs: Any) -> Any:
+    def _checked_call(self, signature: Any, steps: str, /, *args: Any, **kwargs: Any) -> Any:
         """The arguments of `fit` or `evaluate`, with labels checked and a check of the losses."""
-        call = inspect.signature(method).bind(*args, **kwargs)
+        call = signature.bind(self, *args, **kwargs)
         given = call.arguments
         self._check_labels(given["y"], given.get("sample_weight"), given.get(steps))
-        checked = given.get("callbacks"), self.weighting.tasks, self.optimizer
-        given["callbacks"] = with_loss_check(*checked)
+        add_loss_check(given, self.weighting.tasks, self.name)
         return call
 
     def _check_labels(self, labels: Any, sample_weight: Any, steps: Any) -> None:
         """Checks labels, if all of them count and are those that the loss sees."""
-        counts_all = sample_weight is None and steps is None
         has_own_loss = type(self).compute_loss is not MultiTaskModel.compute_loss
-        if labels is not None and counts_all and not has_own_loss:
+        if labels is not None and sample_weight is None and steps is None and not has_own_loss:
             check_labels(self.weighting.tasks, labels, self.output, self.weighting.masked)
 
     def get_compile_config(self) -> dict[str, Any] | None:

@@ -600,6 +600,9 @@ METRICS_OF_PROBABILITIES = [
     keras.metrics.BinaryCrossentropy,
     lambda: keras.metrics.PrecisionAtRecall(0.5),
     keras.metrics.KLDivergence,
+    lambda: keras.metrics.Recall(thresholds=[0.5, 0.9]),
+    lambda: keras.metrics.BinaryAccuracy(threshold=0.7),
+    lambda: keras.losses.BinaryCrossentropy(),
     lambda: "binary_accuracy",
     lambda: "kl_divergence",
     lambda: keras.losses.binary_crossentropy,
@@ -621,6 +624,8 @@ def test_a_metric_of_logits_or_numbers_does_not_warn():
     ours = ["accuracy", keras.metrics.Precision(thresholds=0.0), keras.metrics.F1Score()]
     ours += [keras.metrics.AUC(from_logits=True), keras.metrics.BinaryAccuracy(threshold=0.0)]
     bce = keras.losses.binary_crossentropy
+    ours += [keras.metrics.AUC(from_logits=True, thresholds=[0.2, 0.5], name="auc_of_two")]
+    ours += [keras.losses.BinaryCrossentropy(from_logits=True), keras.metrics.Precision(top_k=1)]
     ours += [keras.losses.mean_squared_error, partial(bce, from_logits=True)]
     stock = [keras.metrics.AUC(), keras.metrics.Recall()]
     metrics = {"a": ours, "b": stock, "c": ["mae", keras.metrics.Recall()]}
