@@ -143,7 +143,10 @@ def main() -> None:
     file = arguments.results / "comparison.csv"
     if not arguments.report:
         run_all(missing_runs(arguments, file), file, arguments.workers)
-    tables = report(pd.read_csv(file))
+    rows = pd.read_csv(file)
+    if arguments.seeds:
+        rows = rows[rows["seed"] < arguments.seeds]
+    tables = report(rows)
     (arguments.results / "comparison.md").write_text(tables, encoding="utf-8")
     print(tables)
 
