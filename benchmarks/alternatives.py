@@ -45,8 +45,8 @@ def table(rows: pd.DataFrame, problems: list[str], part: str) -> tuple[str, str]
         means = [mean_text(every.loc[problem, name]) for problem in problems]
         difference = "" if name == DEFAULT else interval_text(every[name] - every[DEFAULT])
         cells = f"{by_problem(every[name]):+.2f}", difference, f"{by_problem(classes[name]):+.2f}"
-        lines.append([name, *means, *cells])
-    header = [f"Δm, %, {part}", *problems, "mean", f"minus {DEFAULT}", "class tasks"]
+        lines.append([name, *cells, *means])
+    header = [f"Δm, %, {part}", "mean", f"minus {DEFAULT}", "class tasks", *problems]
     best = next((name for name in shown if name in ALTERNATIVES), "none")
     return markdown(header, lines), best
 

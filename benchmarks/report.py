@@ -132,8 +132,8 @@ def summary(gains: pd.DataFrame, problems: list[str]) -> tuple[str, list[str]]:
         mean, rank = "–", "–"
         if method in whole:
             mean, rank = f"{by_problem(whole[method]):+.2f}", f"{by_problem(ranks[method]):.1f}"
-        lines.append([method, *cells, mean, rank])
-    header = ["Δm, %", *problems, "mean", f"mean rank of {whole.shape[1]}"]
+        lines.append([method, mean, rank, *cells])
+    header = ["Δm, %", "mean", f"mean rank of {whole.shape[1]}", *problems]
     return markdown(header, lines), order
 
 
