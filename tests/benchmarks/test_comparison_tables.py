@@ -126,6 +126,6 @@ def test_tables_name_what_is_finished():
     assert "left out: digits, tumours, diamonds, noise," in text
     total = sum(len(methods_for(make())) * make().seeds for make in PROBLEMS.values())
     assert f"{7 * 11} of {total} runs are finished" in text
-    assert "| this package | +12.5 ± 0.0 | +12.50 | 1.0 |" in text
+    assert "| this package | +12.50 | 1.0 | +12.5 ± 0.0 |" in text
     assert "| STCH | +12.50 [+12.50, +12.50] | +3.50 [+3.50, +3.50] | +0.00 |" in text
     assert "| this package | 1.0 | 5 ± 0 | 20 ± 0 | 40 ± 0 | 0.8 ± 0 |" in text
