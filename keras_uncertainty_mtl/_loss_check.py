@@ -1,17 +1,19 @@
-"""A callback that names the tasks whose loss is no number."""
+"""A callback that names the tasks whose loss is NaN, or below 0."""
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import keras
+
+from keras_uncertainty_mtl.likelihoods import Likelihood
 
 # More batches than Keras hands over at once, in any order.
 MOST = 100
 
 
-def add_loss_check(arguments: dict[str, Any], tasks: Iterable[str], name: str) -> None:
+def add_loss_check(arguments: dict[str, Any], tasks: Mapping[str, Likelihood], name: str) -> None:
     """Adds a check of the tasks' losses to the callbacks among the arguments of a model's `fit`."""
     callbacks = arguments.get("callbacks")
     # A list of Keras's own is the one of `fit`, which evaluates, or of the user's own loop.
@@ -21,12 +23,13 @@ def add_loss_check(arguments: dict[str, Any], tasks: Iterable[str], name: str) -
 
 
 class LossCheck(keras.callbacks.Callback):
-    """Warns once of a training loss that is no number, and once of another one.
+    """Warns once of a training loss that is NaN, and once of another one.
 
-    Nothing is refused: an optimizer, or another callback, may pass over such a batch.
+    An optimizer, or another callback, may pass over such a batch, so it is not refused. A mean loss
+    below 0 is, where σ needs one that is not.
 
     Args:
-        tasks: The names of the tasks.
+        tasks: Dict from task to likelihood.
         name: The name of the model.
     """
 
@@ -34,11 +37,11 @@ class LossCheck(keras.callbacks.Callback):
     # then run beside others of its kind, and on JAX must not ask for the `model`.
     async_safe = True
 
-    def __init__(self, tasks: Iterable[str], name: str) -> None:
+    def __init__(self, tasks: Mapping[str, Likelihood], name: str) -> None:
         super().__init__()
-        self._tasks, self._name = list(tasks), name
+        self._tasks, self._name = tasks, name
         self._epoch = 0
-        self._wrong: dict[int, str] = {}
+        self._wrong: dict[int, dict[str, float]] = {}
         self._has_warned = self._has_warned_of_test = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -47,10 +50,14 @@ class LossCheck(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Warns of the first batch, and remembers others, which may come in any order."""
-        if not self._has_warned and len(self._wrong) < MOST and (losses := self._losses(logs)):
-            self._wrong[batch] = losses
-            if batch == 0:
-                self._warn_of_training()
+        wrong = self._wrong_losses(logs or {})
+        if wrong is None or self._has_warned or len(self._wrong) == MOST:
+            return
+        self._wrong[batch] = wrong
+        if any(loss < 0 for loss in wrong.values()):
+            raise ValueError(self._message(self._place(batch), wrong))
+        if batch == 0:
+            self._warn_of_training()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Warns of the first wrong batch of the epoch. After it all losses may be NaN."""
@@ -59,34 +66,40 @@ class LossCheck(keras.callbacks.Callback):
 
     def on_test_end(self, logs: Any = None) -> None:
         """Warns of an evaluation, unless training has made the weights NaN before."""
-        if not self._wrong and not self._has_warned_of_test and (losses := self._losses(logs)):
+        wrong = self._wrong_losses(logs or {})
+        if wrong is not None and not self._wrong and not self._has_warned_of_test:
             self._has_warned_of_test = True
-            self._warn("an evaluation", losses)
+            warnings.warn(self._message("an evaluation", wrong), stacklevel=2)
 
     def _warn_of_training(self) -> None:
         self._has_warned = True
         first = min(self._wrong)
-        self._warn(f"epoch {self._epoch + 1}, from batch {first + 1} on,", self._wrong[first])
+        warnings.warn(self._message(self._place(first), self._wrong[first]), stacklevel=3)
 
-    def _warn(self, place: str, losses: str) -> None:
-        warnings.warn(
+    def _place(self, batch: int) -> str:
+        return f"epoch {self._epoch + 1}, from batch {batch + 1} on,"
+
+    def _message(self, place: str, wrong: dict[str, float]) -> str:
+        received = "means over the epoch that are, so one batch is not, or a layer adds a loss"
+        if wrong:
+            named = ", ".join(f"'{task}' ({loss:g})" for task, loss in wrong.items())
+            received = f"others of the tasks {named}, or no label of one of these"
+        return (
             f"Model '{self._name}': the loss of {place} is no number. Expected: finite losses, not "
-            f"below 0. Received: {losses}. Targets, predictions, sample weights and the model's "
+            f"below 0. Received: {received}. Targets, predictions, sample weights and the model's "
             "weights must be finite, and targets within the range of the likelihood. If some "
-            "targets are missing, a loss of your own must have a value for each.",
-            stacklevel=3,
+            "targets are missing, a loss of your own must have a value for each."
         )
 
-    def _losses(self, logs: Any) -> str:
-        """The tasks whose losses are not as expected; nothing if the loss is a number."""
-        combined = (logs or {}).get("loss")
+    def _wrong_losses(self, logs: dict[str, Any]) -> dict[str, float] | None:
+        """The tasks whose losses are not as expected; `None` if the combined loss is a number."""
+        combined = logs.get("loss")
         # A train step of the user's own may answer with anything.
         if not isinstance(combined, float) or math.isfinite(combined):
-            return ""
+            return None
         losses = {task: logs.get(f"{task}_loss", 0.0) for task in self._tasks}
-        wrong = [
-            f"'{task}' ({loss:g})" for task, loss in losses.items() if not 0.0 <= loss < math.inf
-        ]
-        if wrong:
-            return f"others of the tasks {', '.join(wrong)}, or no label of one of these"
-        return "means over the epoch that are, so one batch is not, or a layer adds a loss"
+        return {
+            task: loss
+            for task, loss in losses.items()
+            if not math.isfinite(loss) or (loss < 0 and self._tasks[task].has_closed_form)
+        }

@@ -149,8 +149,8 @@ class MultiTaskModel(keras.Model):
         """Trains the model; see `keras.Model.fit`.
 
         Raises:
-            ValueError: If arrays of targets have a number of which the loss would be NaN. In
-                other data, and with `sample_weight` or `steps_per_epoch`, it is warned of.
+            ValueError: If arrays of targets have a number of which the loss would be NaN, or a loss
+                is below 0. All else that makes the loss NaN is warned of.
         """
         call = self._checked_call(FIT, "steps_per_epoch", x, y, *args, **kwargs)
         if isinstance(validation := call.arguments.get("validation_data"), (list, tuple)):
