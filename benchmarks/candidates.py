@@ -11,10 +11,9 @@ import numpy as np
 
 from benchmarks import methods
 from benchmarks.problems import Data, Problem
+from benchmarks.problems.base import is_of_classes
 from examples.batches import shuffled
 from keras_uncertainty_mtl import (
-    Bernoulli,
-    Categorical,
     Gaussian,
     Laplace,
     Likelihood,
@@ -42,6 +41,16 @@ def single(task: str, problem: Problem, data: Data, network: keras.Model, seed: 
     return methods.EqualWeights(network, tasks, methods.standard_units(tasks, data.train.targets))
 
 
+def changed(
+    tasks: dict[str, Likelihood], data: Data, change: Callable[..., dict[str, Any]]
+) -> dict[str, Likelihood]:
+    """The tasks, with the arguments that `change` gives for a likelihood and its labels."""
+    return {
+        task: each.from_config(each.get_config() | change(each, data.train.targets[task]))
+        for task, each in tasks.items()
+    }
+
+
 def package(
     problem: Problem,
     data: Data,
@@ -51,13 +60,8 @@ def package(
     weight: Callable[[Likelihood], float] | None = None,
     **options: Any,
 ) -> keras.Model:
-    """This package. `change` answers with arguments of a likelihood, given it and its labels."""
-    tasks = problem.tasks
-    if change is not None:
-        tasks = {
-            task: each.from_config(each.get_config() | change(each, data.train.targets[task]))
-            for task, each in tasks.items()
-        }
+    """This package, with likelihoods `changed`, and the `weight` of each."""
+    tasks = problem.tasks if change is None else changed(problem.tasks, data, change)
     if weight is not None:
         options["loss_weights"] = {task: weight(each) for task, each in tasks.items()}
     weighting = UncertaintyWeighting(tasks, **options)
@@ -69,8 +73,8 @@ def for_classes(**options: Any) -> Callable[..., dict[str, Any]]:
     return lambda likelihood, labels: options if is_of_classes(likelihood) else {}
 
 
-def is_of_classes(likelihood: Likelihood) -> bool:
-    return isinstance(likelihood, (Categorical, Bernoulli))
+def twice_for_classes(likelihood: Likelihood) -> float:
+    return 2.0 if is_of_classes(likelihood) else 1.0
 
 
 def floor(likelihood: Likelihood, labels: Any) -> dict[str, Any]:
@@ -79,31 +83,17 @@ def floor(likelihood: Likelihood, labels: Any) -> dict[str, Any]:
     return {"min_sigma": 0.3 * float(np.nanstd(labels))} if has_units else {}
 
 
-def prior_variance(
-    strength: float, problem: Problem, data: Data, network: keras.Model, seed: int
-) -> keras.Model:
-    return methods.PriorVariance(network, problem.tasks, strength=strength)
-
-
-def balanced_gradients(
-    problem: Problem, data: Data, network: keras.Model, seed: int
-) -> keras.Model:
-    return methods.BalancedGradients(network, problem.tasks)
-
-
 def held_out_sigma(problem: Problem, data: Data, network: keras.Model, seed: int) -> keras.Model:
-    tasks = {
-        task: each.from_config(each.get_config() | {"trainable": False})
-        for task, each in problem.tasks.items()
-    }
+    tasks = changed(problem.tasks, data, lambda likelihood, labels: {"trainable": False})
     batches = functools.partial(shuffled, batch_size=problem.batch_size, seed=seed)
     return methods.HeldOutSigma(
         network.input, network.output, tasks, rows=data.train, batches=batches
     )
 
 
-def raw(problem: Problem, data: Data, network: keras.Model, seed: int) -> keras.Model:
-    return methods.EqualWeights(network, problem.tasks)
+def raw(rule: type[methods.Rule], **options: Any) -> Method:
+    """The rule on the losses in the units of their targets."""
+    return lambda problem, data, network, seed: rule(network, problem.tasks, **options)
 
 
 def standard(rule: type[methods.Rule], **options: Any) -> Method:
@@ -149,7 +139,7 @@ METHODS: dict[str, Method] = {
     "STCH": standard(methods.SmoothChebyshev, reference_steps=reference_steps),
     "Σ log L": standard(methods.LogarithmicLosses),
     "equal weights, standardised": standard(methods.EqualWeights),
-    "equal weights, raw units": raw,
+    "equal weights, raw units": raw(methods.EqualWeights),
     "plain Eq. 10": standard(methods.PlainUncertainty),
     "FAMO": standard(methods.FastAdaptive),
     '…update="closed_form"': functools.partial(package, update="closed_form"),
@@ -169,16 +159,12 @@ METHODS: dict[str, Method] = {
     **{f"{FIXED}{i}": functools.partial(fixed_weights, i) for i in range(1, FIXED_WEIGHTINGS)},
 }
 HEADLINE = 7
-# What was tried in place of the default. `log L` has the weight 1 / L, Eq. 10 half of it.
+# Rules tried in place of the default. `log L` has the weight 1 / L, Eq. 10 half of it.
 ALTERNATIVES: dict[str, Method] = {
     "temperature of 1": functools.partial(package, change=for_classes(trainable=False)),
-    "classes count twice": functools.partial(
-        package, weight=lambda each: 1.0 + is_of_classes(each)
-    ),
+    "classes count twice": functools.partial(package, weight=twice_for_classes),
     "log L of classes": functools.partial(
-        package,
-        change=for_classes(approximate=True),
-        weight=lambda each: 1.0 + is_of_classes(each),
+        package, change=for_classes(approximate=True), weight=twice_for_classes
     ),
     "log L of every task": functools.partial(
         package, change=for_classes(approximate=True), weight=lambda each: 2.0 * each.power
@@ -187,9 +173,9 @@ ALTERNATIVES: dict[str, Method] = {
         package, change=for_classes(approximate=True, min_sigma=0.5)
     ),
     "σ from 30% of the spread": functools.partial(package, change=floor),
-    **{f"prior on σ², κ = {each}": functools.partial(prior_variance, each) for each in (0.1, 0.01)},
+    **{f"prior on σ², κ = {k}": raw(methods.PriorVariance, strength=k) for k in (0.1, 0.01)},
     "σ of held-out rows": held_out_sigma,
-    "balanced gradients": balanced_gradients,
+    "balanced gradients": raw(methods.BalancedGradients),
 }
 # Searches, whose best run on validation data stands for all.
 SEARCHES = {

@@ -318,7 +318,7 @@ def test_sigma_follows_a_loss_that_was_below_zero(name):
     assert layer.sigmas()["task"] == pytest.approx(np.sqrt(2 * mean), rel=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:The loss is")
+@pytest.mark.filterwarnings("ignore:Model .* the loss of")
 def test_a_mean_loss_below_zero_is_nan():
     inputs = keras.Input((3,))
     outputs = {"task": keras.layers.Dense(2)(inputs)}

@@ -98,7 +98,7 @@ class TestNoNumbers:
         for one, other in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
 
-    @pytest.mark.filterwarnings("ignore:The loss is")
+    @pytest.mark.filterwarnings("ignore:Model .* the loss of")
     def test_in_a_data_set_they_make_the_loss_nan(self, likelihood, units, labels, message):
         dtype = likelihood.target_dtype if NAN not in labels else "float32"
         column = np.array(labels, dtype if units > 1 else "float32")[:, np.newaxis]

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_uncertainty_mtl import Categorical, Gaussian, Gibbs, MultiTaskModel
+from keras_uncertainty_mtl import Categorical, Gaussian, Gibbs, Likelihood, MultiTaskModel
 
 NAN = float("nan")
 
@@ -99,6 +99,22 @@ def test_a_loss_below_zero_is_refused():
         model_of(Gibbs(below_zero)).fit(data, verbose=0)
     with pytest.warns(UserWarning, match=r"an evaluation.*'b' \(-1\.75\)"):
         model_of(Gibbs(below_zero)).evaluate(data, verbose=0)
+
+
+def test_a_density_may_be_below_zero_beside_a_wrong_label():
+    class Density(Likelihood):
+        def loss(self, targets, predictions):
+            return keras.ops.square(targets - predictions) - 100.0
+
+        def negative_log_likelihood(self, targets, predictions, log_variance):
+            return self.loss(targets, predictions) + 0.0 * log_variance
+
+    inputs = keras.Input((2,))
+    outputs = {"b": keras.layers.Dense(1)(inputs), "a": keras.layers.Dense(1)(inputs)}
+    model = MultiTaskModel(inputs, outputs, {"b": Gaussian(), "a": Density()})
+    model.compile("sgd")
+    with pytest.warns(UserWarning, match=r"tasks 'b' \(nan\), or no label"):
+        model.fit(Batches([1, NAN, 2, 3]), verbose=0)
 
 
 def test_a_batch_below_zero_among_others_is_warned_of():

@@ -11,7 +11,8 @@ from keras import ops
 
 from benchmarks.methods.base import Rule, Tensor, mean_loss
 from benchmarks.methods.losses import TINY
-from keras_uncertainty_mtl import Bernoulli, Categorical, MultiTaskModel
+from benchmarks.problems.base import is_of_classes
+from keras_uncertainty_mtl import MultiTaskModel
 
 # The part that a batch has in a running mean.
 SHARE = 0.1
@@ -30,8 +31,7 @@ class PriorVariance(Rule):
         each = list(self.tasks.values())
         self.powers = np.array([task.power for task in each], "float32")
         self.scales = np.array([task.scale for task in each], "float32")
-        kinds = Bernoulli, Categorical
-        self.is_number = np.array([not isinstance(task, kinds) for task in each])
+        self.is_number = np.array([not is_of_classes(task) for task in each])
         self.means, self.first = self.vector(0.0), self.vector(0.0)
 
     def weigh(self, losses: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_uncertainty_mtl import Bernoulli, Categorical, Gibbs, Likelihood
+from benchmarks.problems.base import is_of_classes
+from keras_uncertainty_mtl import Gibbs, Likelihood
 
 Tensor = Any
 Tasks = dict[str, Likelihood]
@@ -85,7 +86,7 @@ def standard_units(tasks: Tasks, targets: Mapping[str, Any]) -> dict[str, float]
     units = {}
     for task, likelihood in tasks.items():
         target = np.asarray(targets[task])
-        if isinstance(likelihood, (Categorical, Bernoulli)):
+        if is_of_classes(likelihood):
             units[task] = 1.0
         elif isinstance(likelihood, Gibbs):
             # Counts have no unit to divide by: 1 is the loss of a constant prediction.

@@ -61,7 +61,12 @@ class Problem:
 
     def is_score(self, task: str) -> bool:
         """Returns True for classes, whose metric is a score, and False for errors."""
-        return isinstance(self.tasks[task], (Categorical, Bernoulli))
+        return is_of_classes(self.tasks[task])
+
+
+def is_of_classes(likelihood: Likelihood) -> bool:
+    """Returns True for the likelihoods of class labels."""
+    return isinstance(likelihood, (Categorical, Bernoulli))
 
 
 def poisson_deviance(targets: Any, rates: Any) -> Any:
