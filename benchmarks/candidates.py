@@ -176,6 +176,7 @@ ALTERNATIVES: dict[str, Method] = {
     **{f"prior on σ², κ = {k}": raw(methods.PriorVariance, strength=k) for k in (0.1, 0.01)},
     "σ of held-out rows": held_out_sigma,
     "balanced gradients": raw(methods.BalancedGradients),
+    "kernel eigenvalues": raw(methods.KernelEigenvalues),
 }
 # Searches, whose best run on validation data stands for all.
 SEARCHES = {

@@ -6,7 +6,12 @@ from benchmarks.methods.adaptive import (
     GroupAlignment,
     SmoothChebyshev,
 )
-from benchmarks.methods.alternatives import BalancedGradients, HeldOutSigma, PriorVariance
+from benchmarks.methods.alternatives import (
+    BalancedGradients,
+    HeldOutSigma,
+    KernelEigenvalues,
+    PriorVariance,
+)
 from benchmarks.methods.base import Rule, standard_units
 from benchmarks.methods.losses import (
     AnalyticalUncertainty,
@@ -30,6 +35,7 @@ __all__ = [
     "GroupAlignment",
     "HeldOutSigma",
     "ImpartialLosses",
+    "KernelEigenvalues",
     "LogarithmicLosses",
     "PlainUncertainty",
     "PositiveRegulariser",

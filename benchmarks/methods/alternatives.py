@@ -50,16 +50,10 @@ class PriorVariance(Rule):
         return (2.0 * self.powers * self.scales * losses) ** (1.0 / self.powers)
 
 
-class BalancedGradients(Rule):
-    """`Σ log L`, with each task's gradient in the shared layers as long as the longest.
+class BranchedRule(Rule):
+    """Weights of each task's gradient in its head, and in the shared layers, by one backward pass.
 
-    The length is that of the gradient at the output of the network's layer named `shared`, as a
-    running mean. A task's head sees these features through an identity, whose gradient has a
-    factor. So one backward pass gives both the step and the lengths.
-
-    References:
-        - [Lin et al., 2023](https://arxiv.org/abs/2308.12029), DB-MTL, which averages the gradients
-          themselves, and has a backward pass a task
+    The heads branch off at the output of the network's layer named `shared`.
     """
 
     def __init__(self, network: keras.Model, *arguments: Any) -> None:
@@ -67,29 +61,97 @@ class BalancedGradients(Rule):
         shared = network.get_layer("shared").output
         self.trunk = keras.Model(network.input, shared)
         self.heads = {task: keras.Model(shared, network.output[task]) for task in self.tasks}
-        self.lengths = self.vector(0.0)
+
+    def branch_weights(self, losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the weights of each task in its head and in the shared layers.
+
+        Args:
+            losses: (tasks,).
+            gradients: (tasks, batch, ...), of each task's loss at the output of the shared layers.
+        """
+        raise NotImplementedError
 
     def train_step(self, data: Any) -> Any:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        lengths = ops.convert_to_tensor(self.lengths)
-        factors = ops.where(lengths > 0, ops.max(lengths) / (lengths + TINY), 1.0)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as trunk_tape:
             features = self.trunk(x, training=True)
-            fixed = ops.stop_gradient(features)
-            seen = [fixed + factor * (features - fixed) for factor in ops.unstack(factors)]
+        copies = [tf.identity(features) for _ in self.tasks]
+        with tf.GradientTape() as tape:
+            tape.watch(copies)
             losses = [
                 mean_loss(likelihood, y[task], self.heads[task](each, training=True))
-                for (task, likelihood), each in zip(self.tasks.items(), seen, strict=True)
+                for (task, likelihood), each in zip(self.tasks.items(), copies, strict=True)
             ]
-            loss = ops.sum(ops.log(ops.stack(losses) + TINY))
-        weights = self.trainable_variables
-        gradients = tape.gradient(loss, [*seen, *weights])
-        now = ops.stack([ops.norm(each) for each in gradients[: len(seen)]])
+            loss = ops.sum(losses)
+        in_heads = [self.heads[task].trainable_variables for task in self.tasks]
+        gradients, of_heads = tape.gradient(loss, [copies, in_heads])
+        gradients = ops.stack(gradients)
+        head_weights, trunk_weights = self.branch_weights(ops.stack(losses), gradients)
+        of_trunk = trunk_tape.gradient(
+            features,
+            self.trunk.trainable_variables,
+            output_gradients=ops.tensordot(trunk_weights, gradients, 1),
+        )
+        pairs = list(zip(of_trunk, self.trunk.trainable_variables, strict=True))
+        for weight, each, weights in zip(
+            ops.unstack(head_weights), of_heads, in_heads, strict=True
+        ):
+            pairs += [(weight * one, of) for one, of in zip(each, weights, strict=True)]
+        self.optimizer.apply(*zip(*pairs, strict=True))
+        return {"loss": loss}
+
+
+class BalancedGradients(BranchedRule):
+    """`Σ log L`, with each task's gradient in the shared layers as long as the longest.
+
+    The lengths are running means of those where the heads branch off.
+
+    References:
+        - [Lin et al., 2023](https://arxiv.org/abs/2308.12029), DB-MTL, which averages the gradients
+          themselves, and has a backward pass a task
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.lengths = self.vector(0.0)
+
+    def branch_weights(self, losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        lengths = ops.convert_to_tensor(self.lengths)
+        factors = ops.where(lengths > 0, ops.max(lengths) / (lengths + TINY), 1.0)
+        weights = 1.0 / (losses + TINY)
+        now = weights * ops.sqrt(ops.sum(flat(gradients) ** 2, -1))
         running = ops.where(lengths > 0, lengths + SHARE * (now - lengths), now)
         # A batch without labels of a task has no gradient of it.
         self.lengths.assign(ops.where(now > 0, running, lengths))
-        self.optimizer.apply(gradients[len(seen) :], weights)
-        return {"loss": loss}
+        return weights, weights * factors
+
+
+class KernelEigenvalues(BranchedRule):
+    """`Σ √(Σλ / λ)·L`, with λ the largest eigenvalue of a task's neural tangent kernel.
+
+    The kernel is that of the output of the shared layers, between a batch's parts. A part's loss
+    has a gradient at its own samples alone. So the kernel is diagonal, and λ is the largest squared
+    length.
+
+    References:
+        - [Qin et al., 2025](https://arxiv.org/abs/2510.18258), NTKMTL-SR, with four parts
+    """
+
+    parts = 4
+
+    def branch_weights(self, losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        squares = ops.sum(flat(gradients, leading=2) ** 2, -1)
+        samples = ops.arange(ops.shape(squares)[1])
+        members = ops.one_hot(samples % self.parts, self.parts, dtype=squares.dtype)
+        largest = ops.max(squares @ members, -1)
+        # A batch without labels of a task has no gradient of it.
+        weights = ops.where(largest > 0, ops.sqrt(ops.sum(largest) / (largest + TINY)), 0.0)
+        return weights, weights
+
+
+def flat(gradients: Tensor, leading: int = 1) -> Tensor:
+    """Joins the axes after the leading ones."""
+    return ops.reshape(gradients, (*ops.shape(gradients)[:leading], -1))
 
 
 class HeldOutSigma(MultiTaskModel):

@@ -61,31 +61,89 @@ def test_a_prior_variance_is_the_optimum_of_the_likelihood_with_an_inverse_gamma
     assert weights[2] == 1.0
 
 
+def gradients_of(model, losses_of):
+    """Each task's gradients where the heads branch off, and of its head's kernel."""
+    trunk = keras.Model(model.input, model.get_layer("shared").output)
+    heads = [keras.Model(trunk.output, output) for output in model.output.values()]
+    kernels = [head.trainable_variables[0] for head in heads]
+    features = trunk(data()[0])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(features)
+        losses = losses_of([head(features) for head in heads])
+    pairs = zip(losses, kernels, strict=True)
+    gradients = [tape.gradient(loss, [features, kernel]) for loss, kernel in pairs]
+    return gradients, kernels
+
+
+def mean_losses(predictions):
+    _, y = data()
+    return [
+        tf.reduce_mean(TASKS[task].loss(y[task], prediction))
+        for task, prediction in zip(TASKS, predictions, strict=True)
+    ]
+
+
+def assert_a_step_follows(rule, model, kernels, of_features, of_heads):
+    """A step of gradient descent moves the kernels by the gradients that are expected."""
+    x, y = data()
+    shared = model.get_layer("shared").kernel
+    with tf.GradientTape() as tape:
+        features = keras.Model(model.input, model.get_layer("shared").output)(x)
+    expected = [tape.gradient(features, shared, output_gradients=of_features), *of_heads]
+    before, rate = [kernel.numpy() for kernel in (shared, *kernels)], 1e-3
+    rule.optimizer.learning_rate = rate
+    rule.fit(x, y, batch_size=len(x), shuffle=False, verbose=0)
+    for start, kernel, gradient in zip(before, (shared, *kernels), expected, strict=True):
+        np.testing.assert_allclose(
+            start - kernel.numpy(), rate * np.asarray(gradient), rtol=1e-3, atol=1e-6
+        )
+
+
 def test_balanced_gradients_are_of_one_length_where_the_heads_branch_off():
     model, (x, y) = network(), data()
     rule = methods.BalancedGradients(model, TASKS)
     rule.compile(keras.optimizers.SGD(0.0))
-    batches = shuffled(x, y, len(x), seed=0)
-    rule.fit(batches, epochs=1, verbose=0)  # With one batch, its lengths are the running ones.
-    kernel = model.get_layer("shared").kernel
-    with tf.GradientTape(persistent=True) as tape:
-        features = rule.trunk(x)
-        losses = [
-            tf.math.log(tf.reduce_mean(TASKS[task].loss(y[task], rule.heads[task](features))))
-            for task in TASKS
-        ]
-    gradients = [tape.gradient(loss, features) for loss in losses]
-    lengths = [float(tf.norm(gradient)) for gradient in gradients]
-    balanced = sum(
-        max(lengths) / length * each for length, each in zip(lengths, gradients, strict=True)
+    # With one batch, its lengths are the running ones.
+    rule.fit(x, y, batch_size=len(x), verbose=0)
+    gradients, kernels = gradients_of(
+        model, lambda predictions: [tf.math.log(loss) for loss in mean_losses(predictions)]
     )
-    with tf.GradientTape() as tape:
-        features = rule.trunk(x)
-    expected = tape.gradient(features, kernel, output_gradients=balanced).numpy()
-    before, rate = kernel.numpy(), 1e-2
-    rule.optimizer.learning_rate = rate
-    rule.fit(batches, epochs=1, verbose=0)
-    np.testing.assert_allclose((before - kernel.numpy()) / rate, expected, atol=1e-4)
+    lengths = [float(tf.norm(of_features)) for of_features, _ in gradients]
+    balanced = sum(
+        max(lengths) / length * of_features
+        for length, (of_features, _) in zip(lengths, gradients, strict=True)
+    )
+    assert_a_step_follows(rule, model, kernels, balanced, [of_head for _, of_head in gradients])
+
+
+def test_kernel_eigenvalues_weigh_as_the_tangent_kernel_of_four_parts_does():
+    model = network()
+    rule = methods.KernelEigenvalues(model, TASKS)
+    rule.compile(keras.optimizers.SGD(0.0))
+    gradients, kernels = gradients_of(model, mean_losses)
+    eigenvalues = []
+    for index in range(len(TASKS)):
+        rows = []  # the gradient of the mean loss of every fourth sample
+        for part in range(4):
+            members = np.arange(40) % 4 == part
+
+            def part_losses(predictions, members=members):
+                _, y = data()
+                return [
+                    tf.reduce_mean(TASKS[task].loss(y[task][members], prediction[members]))
+                    for task, prediction in zip(TASKS, predictions, strict=True)
+                ]
+
+            (of_features, _) = gradients_of(model, part_losses)[0][index]
+            rows.append(np.ravel(of_features))
+        jacobian = np.stack(rows)
+        eigenvalues.append(np.linalg.eigvalsh(jacobian @ jacobian.T)[-1])
+    weights = np.sqrt(sum(eigenvalues) / np.array(eigenvalues))
+    weighted = [
+        [weight * part for part in pair] for weight, pair in zip(weights, gradients, strict=True)
+    ]
+    of_features = sum(pair[0] for pair in weighted)
+    assert_a_step_follows(rule, model, kernels, of_features, [pair[1] for pair in weighted])
 
 
 def test_sigma_of_held_out_rows_is_their_root_mean_square_error():
