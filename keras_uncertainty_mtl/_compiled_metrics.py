@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-from keras import losses
+from keras import losses, ops
 from keras import metrics as keras_metrics
 
 from keras_uncertainty_mtl._observed_metrics import ObservedMetric
 from keras_uncertainty_mtl._shapes import Shape
 from keras_uncertainty_mtl._structures import by_task, naming_task
-from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Likelihood
+from keras_uncertainty_mtl.likelihoods import Bernoulli, Categorical, Likelihood, Ordinal
 
 # Functions of Keras that take probabilities unless they are told otherwise.
 OF_PROBABILITIES = (
@@ -127,11 +127,18 @@ def _accuracy(likelihood: Likelihood, shape: Shape) -> Any:
     if isinstance(likelihood, Bernoulli):
         # The logit of one half is 0.
         return keras_metrics.BinaryAccuracy(threshold=0.0 if likelihood.from_logits else 0.5)
+    if isinstance(likelihood, Ordinal):
+        return _accuracy_of_ratings
     target_shape = likelihood.target_shape(shape)
     if len(target_shape) < len(shape):
         return keras_metrics.SparseCategoricalAccuracy()
     is_binary = target_shape[-1] == 1
     return keras_metrics.BinaryAccuracy() if is_binary else keras_metrics.CategoricalAccuracy()
+
+
+def _accuracy_of_ratings(ratings: Any, estimates: Any) -> Any:
+    """The share of estimates that are next to the right rating."""
+    return ops.equal(ops.reshape(ratings, ops.shape(estimates)), ops.round(estimates))
 
 
 def _unique_names(plain: list[str], weighted: list[str]) -> list[str]:

@@ -35,7 +35,9 @@ def exclude_from_weight_decay(optimizer: Any, variable: Any) -> None:
     Where these have no effect the public method is called, whose refusal is a clear error.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if optimizer.weight_decay is None:
+    for each in getattr(optimizer, "optimizers", ()):  # Those of a `MultiOptimizer`.
+        exclude_from_weight_decay(each, variable)
+    if optimizer.weight_decay is None and getattr(optimizer, "adam_weight_decay", None) is None:
         return
     if hasattr(optimizer, "_var_key"):
         key = optimizer._var_key(variable)

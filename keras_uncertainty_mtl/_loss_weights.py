@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 import keras
+from keras import ops
 
 
 class LossWeights(keras.layers.Layer):
@@ -26,13 +27,23 @@ class LossWeights(keras.layers.Layer):
             (len(order),), initializer="ones", trainable=False, name="vector"
         )
         self.built = True  # Keras would build a model anew whose layers are not.
-        self.assign(self.of_tasks)
+        self.assign(self._given)
 
     def assign(self, loss_weights: Any) -> None:
         """Sets the weight of each task, 1 where none is given."""
-        self.of_tasks = _validated(loss_weights, self._tasks)
+        self._given = _validated(loss_weights, self._tasks)
         if self.built:
-            self.vector.assign([self.of_tasks[task] for task in self._order])
+            self.vector.assign([self._given[task] for task in self._order])
+
+    def by_task(self) -> dict[str, float]:
+        """The weight of each task: as it was given, unless `set_weights` has set another."""
+        if not self.built:
+            return dict(self._given)
+        values = dict(zip(self._order, ops.convert_to_numpy(self.vector), strict=True))
+        return {
+            task: given if values[task] == values[task].dtype.type(given) else float(values[task])
+            for task, given in self._given.items()
+        }
 
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""

@@ -79,6 +79,8 @@ class ObservedMetric(keras_metrics.Metric):
         self._has_class_axis = has_class_axis
         kind = metric if is_function else type(metric)
         self._is_mean_of_elements = kind in _MEANS_OF_ELEMENTS and not has_class_axis
+        is_f_score = isinstance(metric, keras_metrics.FBetaScore)
+        self._is_f_score_of_elements = is_f_score and metric.threshold is not None
         self._observed = self.add_variable((), initializer="zeros", name="observed")
         copy_direction(self.metric, self)
 
@@ -94,6 +96,10 @@ class ObservedMetric(keras_metrics.Metric):
         if self._is_mean_of_elements:
             y_true, y_pred = ops.reshape(y_true, (-1, 1)), ops.reshape(y_pred, (-1, 1))
             weights = ops.reshape(weights, (-1,))
+        elif self._is_f_score_of_elements:
+            # It has one weight a row. A true negative counts nothing, and so may stand for a gap.
+            y_true, y_pred = (ops.where(observed == 0, 0, each) for each in (y_true, y_pred))
+            weights = ops.divide_no_nan(ops.sum(weights, axis=-1), ops.sum(observed, axis=-1))
         elif self._function is None:
             weights = self._weights_of_vectors(weights, y_pred)
         else:

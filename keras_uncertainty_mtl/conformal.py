@@ -24,6 +24,9 @@ from keras_uncertainty_mtl.likelihoods import Likelihood
 BINS = 2048
 LOWEST_BITS = (22, 11, 0)
 
+# The most elements that `segment_sum` adds up: one after the other, so that it loses digits.
+PART = 512
+
 ROUNDING = 2e-6  # Relative differences of scores may be rounding errors.
 SAME_WEIGHT = 1e-9  # Relative differences of sums of weights in double precision may be.
 SAME_DATA = 1e-4  # Relative differences of sums over data in another order and other batches.
@@ -105,14 +108,17 @@ class ScoreCounts(keras.metrics.Metric):
         bins = ops.right_shift(_ordered(scores), ops.convert_to_tensor(self._lowest_bit))
         bins = bins - ops.expand_dims(ops.convert_to_tensor(self._start), 1)
         is_inside = ops.logical_and(bins >= 0, bins < BINS)
+        elements = ops.shape(scores)[1]
+        part = ops.reshape(ops.arange(elements, dtype="int32") // PART, (1, -1, 1))
+        row = BINS * part + ops.where(is_inside, bins, 0)
         column = np.arange(tasks * channels, dtype="int32").reshape(tasks, 1, channels)
-        place = ops.add(tasks * channels * ops.where(is_inside, bins, 0), column)
         counts = ops.segment_sum(
             ops.reshape(ops.where(is_inside, weights, 0.0), (-1,)),
-            ops.reshape(place, (-1,)),
-            num_segments=BINS * tasks * channels,
+            ops.reshape(ops.add(tasks * channels * row, column), (-1,)),
+            num_segments=(elements // PART + 1) * BINS * tasks * channels,
         )
-        add_exactly(self._counts, ops.reshape(counts, (BINS, tasks, channels)))
+        counts = ops.sum(ops.reshape(counts, (-1, BINS, tasks, channels)), axis=0)
+        add_exactly(self._counts, counts)
 
     def _keep_heaviest(self, heaviest: Any) -> None:
         own_row = ops.one_hot(replica_index(), num_replicas(), dtype="float32")

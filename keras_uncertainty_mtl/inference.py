@@ -1,5 +1,6 @@
 """The network without the weighting, for serving."""
 
+import itertools
 from typing import Any
 
 import keras
@@ -39,6 +40,19 @@ def inference_model(model: keras.Model) -> keras.Model:
     return network
 
 
+def unweighted(inputs: Any, outputs: Any, weighting: Any) -> tuple[Any, Any]:
+    """A network's inputs and outputs, without a weighting that it has, for another one to follow.
+
+    Logits stay at the temperature of the earlier one, unless that is the same layer.
+    """
+    network = keras.Model(inputs, outputs)
+    held = [layer for layer in network.layers if isinstance(layer, UncertaintyWeighting)]
+    if held:
+        network = without_weighting(network, tempered=weighting not in held)
+        return network.input, network.output
+    return inputs, outputs
+
+
 def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
     """The network of a functional model, with or without the temperatures of its logits."""
     if not hasattr(model, "operations"):
@@ -46,11 +60,12 @@ def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
     # The ids of the inputs behind each tensor. `keras.utils.get_source_inputs` walks every path of
     # the graph, of which a residual network has exponentially many.
     origins: dict[int, set[int]] = {}
+    taken = {operation.name for operation in model.operations}
 
     def call_without_weighting(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, UncertaintyWeighting):
             sources = args[0] if args else kwargs["predictions"]
-            outputs = _tempered(layer, sources) if tempered else sources
+            outputs = _tempered(layer, sources, taken) if tempered else sources
         else:
             inner = layer.layers if isinstance(layer, keras.Model) else []
             if any(isinstance(each, UncertaintyWeighting) for each in inner):
@@ -108,8 +123,11 @@ def predictive_outputs(weighting: Any, state: CalibrationState, predictions: Any
     return outputs
 
 
-def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:
-    """Symbolic predictions, with logits of exact likelihoods at the temperature of this moment."""
+def _tempered(weighting: UncertaintyWeighting, predictions: Any, taken: set[str]) -> Any:
+    """Symbolic predictions, with logits of exact likelihoods at the temperature of this moment.
+
+    The layers that this takes have none of the names that are `taken`.
+    """
     outputs = by_task(weighting.tasks, predictions, "predictions")
     dtype = "float64" if weighting.variable_dtype == "float64" else "float32"
     for task, log_variance in weighting.log_variances().items():
@@ -122,8 +140,10 @@ def _tempered(weighting: UncertaintyWeighting, predictions: Any) -> Any:
         else:
             # An array, because Keras makes a plain number single precision first.
             scale = np.array(np.exp(-np.asarray(log_variance, "float64")))
-            rescale = keras.layers.Rescaling(scale, dtype=dtype, name=f"{task}_temperature")
-            outputs[task] = rescale(output)
+            name = f"{task}_temperature"
+            names = itertools.chain([name], (f"{name}_{index}" for index in itertools.count(1)))
+            free = next(each for each in names if each not in taken)
+            outputs[task] = keras.layers.Rescaling(scale, dtype=dtype, name=free)(output)
     return in_structure_of(predictions, outputs)
 
 

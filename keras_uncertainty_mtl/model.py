@@ -20,7 +20,7 @@ from keras_uncertainty_mtl._shapes import Tensor
 from keras_uncertainty_mtl._structures import by_task, naming_task
 from keras_uncertainty_mtl.calibration import calibration_on
 from keras_uncertainty_mtl.conformal import check_level
-from keras_uncertainty_mtl.inference import inference_model, predictive_outputs
+from keras_uncertainty_mtl.inference import inference_model, predictive_outputs, unweighted
 from keras_uncertainty_mtl.weighting import UncertaintyWeighting
 
 FIT, EVALUATE = inspect.signature(keras.Model.fit), inspect.signature(keras.Model.evaluate)
@@ -35,7 +35,8 @@ class MultiTaskModel(keras.Model):
 
     Args:
         inputs: Structure of `keras.Input`s.
-        outputs: Dict of symbolic tensors keyed by task, or a sequence of them in task order.
+        outputs: Dict of symbolic tensors keyed by task, or a sequence of them in task order. They
+            may be those of a trained `MultiTaskModel`, whose weighting is then left out.
         weighting: An `UncertaintyWeighting`, or the dict of tasks to make one from.
         **kwargs: Arguments of `keras.Model`: `name`, `trainable`.
 
@@ -75,9 +76,9 @@ class MultiTaskModel(keras.Model):
             )
         if weighting is not None:
             if not isinstance(weighting, UncertaintyWeighting):
-                dtypes = {output.dtype for output in keras.tree.flatten(outputs)}
-                dtype = "float64" if "float64" in dtypes else None
-                weighting = UncertaintyWeighting(weighting, dtype=dtype)
+                is_double = any(each.dtype == "float64" for each in keras.tree.flatten(outputs))
+                weighting = UncertaintyWeighting(weighting, dtype="float64" if is_double else None)
+            inputs, outputs = unweighted(inputs, outputs, weighting)
             check_order(weighting.tasks, outputs)
             outputs = weighting(outputs)
         super().__init__(inputs, outputs, *args, **kwargs)
@@ -201,8 +202,7 @@ class MultiTaskModel(keras.Model):
 
         Args:
             x, y, y_pred, sample_weight: As in `keras.Model.compute_loss`.
-            training: If true, the log-variances follow this batch. `None`: if they were in
-                training when the model was last called, as `model(x, training=True)`.
+            training: If true, the log-variances follow this batch. `None`: as in the last call.
         """
         if training is None:
             # A compiled step of `fit`, traced once, says nothing of a call outside of it.

@@ -22,6 +22,7 @@ def plot_history(
     tasks: Sequence[str] | None = None,
     axes: Any = None,
     likelihoods: Mapping[str, Likelihood] | None = None,
+    validation_freq: int | Sequence[int] = 1,
 ) -> "Figure":
     """Draws the loss and the σ of each task over the epochs, and the weight if asked for.
 
@@ -35,12 +36,14 @@ def plot_history(
             those of a new figure.
         likelihoods: Dict from task to likelihood, as `model.weighting.tasks`, for a third panel of
             the effective weight: the factor `scale · σ^(-2 · power)` of the raw loss.
+        validation_freq: As in `fit`.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there is no task to draw, an unknown one, or another number of axes.
+        ValueError: If there is no task to draw, an unknown one, another number of axes, or of
+            epochs with validation.
 
     Example:
 
@@ -53,7 +56,7 @@ def plot_history(
     for task, (loss_axes, sigma_axes, *weight_axes) in zip(tasks, rows, strict=True):
         keys = {"training": f"{task}_loss", "validation": f"val_{task}_loss"}
         losses = {label: curves[key] for label, key in keys.items() if key in curves}
-        _draw_curves(loss_axes, f"{task}: loss", losses)
+        _draw_curves(loss_axes, f"{task}: loss", losses, validation_freq)
         sigma = np.asarray(curves[f"{task}_sigma"])
         _draw_curves(sigma_axes, f"{task}: σ", {"training": sigma})
         if likelihoods is not None:
@@ -201,11 +204,20 @@ def _rows(axes: Any, tasks: int, panels: int) -> Any:
     return np.reshape(axes, (tasks, panels))
 
 
-def _draw_curves(axes: Any, title: str, curves: Mapping[str, Any]) -> None:
+def _draw_curves(
+    axes: Any, title: str, curves: Mapping[str, Any], validation_freq: Any = 1
+) -> None:
     for (label, values), (line, marker) in zip(curves.items(), LINES, strict=False):
-        # With `validation_freq` there are fewer values, the first after that many epochs.
-        every = len(curves["training"]) // len(values)
-        epochs = every * np.arange(1, len(values) + 1)
+        epochs = np.arange(1, len(curves["training"]) + 1)
+        if label == "validation":
+            is_list = isinstance(validation_freq, Sequence)
+            has = np.isin(epochs, validation_freq) if is_list else epochs % validation_freq == 0
+            epochs = epochs[has]
+        if len(epochs) != len(values):
+            raise ValueError(
+                f"`validation_freq` must be that of `fit`, which left {len(values)} values of "
+                f"validation for {len(curves['training'])} epochs. Received: {validation_freq!r}"
+            )
         axes.plot(epochs, values, line, marker=marker, markersize=3, label=label)
     if len(curves) > 1:
         axes.legend(fontsize="small")

@@ -261,9 +261,9 @@ class UncertaintyWeighting(keras.layers.Layer):
         """The number that multiplies each task's loss.
 
         Assign a dict to change them, in a callback too: `loss_weights = {"depth": 0.5}`.
-        They are saved.
+        They are saved with the model, but not in a file of weights alone.
         """
-        return MappingProxyType(self._loss_weights.of_tasks)
+        return MappingProxyType(self._loss_weights.by_task())
 
     @loss_weights.setter
     def loss_weights(self, loss_weights: Mapping[str, float] | None) -> None:
@@ -294,7 +294,7 @@ class UncertaintyWeighting(keras.layers.Layer):
     def task_weights(self) -> dict[str, Any]:
         """The factor of each task's raw loss, `loss_weights` included.
 
-        An exact classification likelihood has none; here it has that of the approximate form.
+        Without a closed form, as of exact classes, it is only an order of magnitude.
         """
         s = self.log_variances()
         return {

@@ -196,6 +196,22 @@ def test_weights_count_and_their_scale_does_not():
         assert_regions(predicted(model, x), x, y, weights)
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.3])
+def test_millions_of_elements_of_one_weight_count_as_without_weights(weight):
+    rng = np.random.default_rng(0)
+    x = {"depth": rng.normal(size=(32, 256, 256, 1)).astype("float32")}
+    y = {"depth": rng.normal(size=(32, 256, 256, 1)).astype("float32")}
+    model = make_model({"depth": Gaussian(initial_sigma=1.0)}, {"depth": (256, 256, 1)})
+    weights = np.full(32, weight, "float32")
+    model.calibrate(x, y, sample_weight=weights, intervals=0.95, verbose=0)
+    answers = model.predictive_model().predict({"depth": x["depth"][:1]}, verbose=0)
+    widths = (answers["depth_upper"] - answers["depth_mean"]).mean()
+    errors = np.sort(np.abs(y["depth"] - x["depth"]), axis=None)
+    rank = int(np.ceil(0.95 * (errors.size + 1)))
+    # Of ranks within 1e-5 of all.
+    assert errors[rank - 60] <= widths <= errors[rank + 60]
+
+
 def test_class_weights_do_not_count():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 3)).astype("float32"), rng.integers(3, size=200)

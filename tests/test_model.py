@@ -845,6 +845,12 @@ class TestOptimizers:
         lambda: keras.optimizers.Lion(0.1, weight_decay=0.5),
         lambda: keras.optimizers.SGD(0.1, weight_decay=0.5),
         lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(0.1, weight_decay=0.5)),
+        lambda: keras.optimizers.MultiOptimizer(
+            keras.optimizers.OptimizerMap(keras.optimizers.AdamW(0.1, weight_decay=0.5))
+        ),
+        lambda: keras.optimizers.Muon(
+            0.1, weight_decay=None, adam_weight_decay=0.5, exclude_layers=[".*"]
+        ),
     )
 
     def decay(self, model, log_variance, given):

@@ -16,11 +16,9 @@ from keras_uncertainty_mtl import (
     Gaussian,
     Laplace,
     MultiTaskModel,
+    Ordinal,
     UncertaintyWeighting,
 )
-
-if keras.backend.backend() == "tensorflow":
-    pass
 
 NAN = float("nan")
 COUNT = 24
@@ -187,6 +185,47 @@ def test_binary_metrics_of_partly_labelled_rows():
     for name, value in expected.items():
         assert result[name] == pytest.approx(value, abs=2e-3 if "auc" in name else 1e-5), name
     assert result["bce"] == pytest.approx(result["a_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("average", ["micro", "macro", "weighted", None])
+def test_f_scores_of_partly_labelled_rows(average):
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((60, 3)).astype("float32")
+    labels = (rng.random((60, 3)) < probabilities).astype("int32")
+    known, weights = rng.random((60, 3)) < 0.6, rng.uniform(1, 3, 60).astype("float32")
+    metrics = [keras.metrics.F1Score(average, 0.5), keras.metrics.FBetaScore(average, 2.0, 0.5)]
+    tasks = {"a": Bernoulli(from_logits=False, approximate=True, missing=-1)}
+    weighted = [keras.metrics.F1Score(average, 0.5)]
+    model = model_of(tasks, {"a": (3,)}, metrics=metrics, weighted_metrics=weighted)
+    given = {"a": np.where(known, labels, -1)}
+    result = model.evaluate(
+        {"a": probabilities}, given, 16, sample_weight={"a": weights}, verbose=0, return_dict=True
+    )
+    # A column that is not known is neither right nor wrong in any column.
+    right, guessed = labels * known, (probabilities > 0.5) * known
+    arguments = {"beta": 2.0, "average": average}
+    expected = sk.fbeta_score(right, guessed, **arguments)
+    np.testing.assert_allclose(result["fbeta_score"], expected, rtol=1e-5)
+    arguments["beta"] = 1.0
+    expected = sk.fbeta_score(right, guessed, **arguments)
+    np.testing.assert_allclose(result["f1_score"], expected, rtol=1e-5)
+    expected = sk.fbeta_score(right, guessed, sample_weight=weights, **arguments)
+    np.testing.assert_allclose(result["weighted_f1_score"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("missing", [None, -1])
+def test_accuracy_of_ratings_rounds_the_estimate(missing):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(1, 6, 60)
+    estimates = (labels + rng.normal(scale=0.6, size=60)).astype("float32")
+    known = np.ones(60, bool) if missing is None else rng.random(60) < 0.6
+    metrics = ["accuracy"]
+    tasks = {"stars": Ordinal(1, 5, missing=missing)}
+    model = model_of(tasks, {"stars": (1,)}, metrics=metrics)
+    given = {"stars": np.where(known, labels, -1)}
+    result = reported(model, {"stars": estimates[:, None]}, given)
+    right = np.clip(np.round(estimates), 1, 5)[known]
+    assert result["accuracy"] == pytest.approx(sk.accuracy_score(labels[known], right))
 
 
 @pytest.mark.parametrize("missing", [NAN, -1.0])

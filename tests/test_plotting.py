@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.calibration import calibration_curve
 
-from keras_uncertainty_mtl import Gaussian, Laplace, plotting
+from keras_uncertainty_mtl import Gaussian, Laplace, MultiTaskModel, plotting
 from keras_uncertainty_mtl.plotting import (
     plot_coverage,
     plot_history,
@@ -73,14 +73,24 @@ def test_tasks_select_and_order():
     assert list(panels(plot_history(HISTORY, ("classes", "depth")))) == ["classes", "depth"]
 
 
-def test_validation_every_second_epoch_is_drawn_where_it_was():
-    history = {
-        "depth_loss": [5.0, 4.0, 3.0, 2.0, 1.0],
-        "depth_sigma": [5.0, 4.0, 3.0, 2.0, 1.0],
-        "val_depth_loss": [4.5, 2.5],
-    }
-    loss, _ = panels(plot_history(history))["depth"]
-    assert curve(loss.lines[1]) == ([2, 4], [4.5, 2.5])
+@pytest.mark.parametrize("validation_freq", [2, 3, 4, [1, 2, 6]])
+def test_validation_is_drawn_at_the_epochs_that_had_it(validation_freq):
+    x = np.ones((4, 1))
+    inputs = keras.Input((1,))
+    model = MultiTaskModel(inputs, {"depth": keras.layers.Dense(1)(inputs)}, {"depth": "mse"})
+    model.compile("sgd")
+    validated = []
+
+    class Log(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            validated.extend([epoch + 1] if "val_loss" in logs else [])
+
+    arguments = {"validation_data": (x, x), "validation_freq": validation_freq, "epochs": 10}
+    history = model.fit(x, x, callbacks=[Log()], verbose=0, **arguments)
+    figure = plot_history(history, validation_freq=validation_freq)
+    assert list(figure.axes[0].lines[1].get_xdata()) == validated
+    with pytest.raises(ValueError, match=f"left {len(validated)} values.* for 10 epochs"):
+        plot_history(history)
 
 
 @pytest.mark.parametrize(

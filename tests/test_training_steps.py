@@ -191,6 +191,40 @@ class TestLossWeights:
         assert dict(loaded.weighting.loss_weights) == {"a": 0.25, "b": 1.0}
         assert loaded.evaluate(X, Y, verbose=0, return_dict=True)["loss"] == pytest.approx(expected)
 
+    def test_they_read_as_they_count_once_weights_are_restored(self):
+        model, other = model_as(), model_as()
+        other.weighting.loss_weights = {"a": 0.1, "b": 0.0}
+        model.set_weights(other.get_weights())
+        assert dict(model.weighting.loss_weights) == pytest.approx({"a": 0.1, "b": 0.0})
+        ends = [each.evaluate(X, Y, verbose=0, return_dict=True)["loss"] for each in (model, other)]
+        assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+
+    def test_a_model_with_the_best_weights_restored_saves_its_loss(self, tmp_path):
+        class Fade(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                self.model.weighting.loss_weights = {"a": 0.5**epoch}
+
+        model = model_as()
+        first_is_best = keras.callbacks.EarlyStopping(
+            "b_sigma", mode="max", patience=3, restore_best_weights=True, min_delta=1e9
+        )
+        model.fit(X, Y, epochs=3, verbose=0, callbacks=[Fade(), first_is_best])
+        expected = model.evaluate(X, Y, verbose=0, return_dict=True)["loss"]
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert loaded.evaluate(X, Y, verbose=0, return_dict=True)["loss"] == pytest.approx(expected)
+        assert loaded.weighting.loss_weights == model.weighting.loss_weights
+
+    def test_a_callback_changes_them_at_batches(self):
+        class Off(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                self.model.weighting.loss_weights = {"a": 0.0, "b": 0.0}
+
+        model = model_as()
+        losses = model.fit(X, Y, epochs=2, verbose=0, callbacks=[Off()]).history["loss"]
+        assert losses[1] == 0
+        assert model.evaluate(X, Y, verbose=0, return_dict=True)["loss"] == 0
+
     def test_an_entry_is_not_changed_in_silence(self):
         weighting = model_as().weighting
         with pytest.raises(TypeError, match="does not support item assignment"):
