@@ -1,4 +1,4 @@
-"""Comparison of task weightings on rendered streets: Table 1, Figure 2, and the starts of σ.
+"""Comparison of task weightings on rendered streets: headline, Table 1, Figure 2, starts of σ.
 
     python -m examples.scenes.compare
 
@@ -8,8 +8,6 @@ Every finished run is a row of runs.csv. An interrupted comparison resumes after
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +18,8 @@ import joblib
 from examples.command_line import positive
 from examples.scenes.methods import RUNS, TASKS, Run
 from examples.scenes.report import write_report
-from examples.scenes.runs import Row, Settings, carry_out, prepare
+from examples.scenes.rows import Row, read_rows, write_rows
+from examples.scenes.runs import Settings, carry_out, prepare
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def main() -> None:
             "Finish them without --report."
         )
     write_report(rows, options.output_dir)
-    print(f"In {options.output_dir}: runs.csv, table.md, figure2.png, starts.png")
+    print(f"The tables and the figures are in {options.output_dir}.")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -109,25 +108,6 @@ def check_settings(rows: Sequence[Row], settings: Settings, path: Path) -> None:
                 f"Received: --dataset {settings.dataset} --epochs {settings.epochs}. "
                 "Use the same settings or another --output-dir."
             )
-
-
-def read_rows(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Replaces the file atomically, so that an interruption leaves no partial file."""
-    unfinished_file = path.with_suffix(".tmp")
-    with unfinished_file.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished_file.replace(path)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from examples.scenes.headline import headline_table, paired_table, plot_headline
 from examples.scenes.methods import (
     ALL,
     APPROXIMATE,
@@ -29,69 +29,33 @@ from examples.scenes.methods import (
     SINGLE,
     STARTS,
     TASKS,
-    WIDE,
-    WIDE_SINGLE,
     Method,
+    wide,
 )
 from examples.scenes.metrics import METRIC_NAMES
+from examples.scenes.rows import Results, Row, spread
 from examples.scenes.training import STEPS_BETWEEN_SIGMAS
-
-Row = Mapping[str, str]
-Array = npt.NDArray[np.float64]
-
-# A larger mean IoU is better; larger errors are worse.
-SIGNS = {"classes": 1.0, "instances": -1.0, "inverse_depth": -1.0}
 
 
 def write_report(rows: Sequence[Row], directory: Path) -> None:
-    """Writes table.md, figure2.png and starts.png.
+    """Writes headline.md and table.md, headline.png, figure2.png and starts.png.
 
     Args:
         rows: Rows of the CSV file, one for each run.
         directory: Output directory.
     """
     results = Results(rows)
+    (directory / "headline.md").write_text(format_headline(results), encoding="utf-8")
     (directory / "table.md").write_text(format_report(results), encoding="utf-8")
+    plot_headline(results).savefig(directory / "headline.png", dpi=150)
     plot_line(results).savefig(directory / "figure2.png", dpi=150)
     plot_starts(results).savefig(directory / "starts.png", dpi=150)
 
 
-class Results:
-    """The runs of a comparison by method.
-
-    Args:
-        rows: Rows of the CSV file, one for each run.
-    """
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-
-    def runs(self, method: Method) -> list[Row]:
-        """The rows of a method, one for each seed."""
-        return [row for row in self.rows if row["method"] == method.name]
-
-    def values(self, method: Method, task: str, split: str = "test") -> Array:
-        """The metric of a task in each run of a method, mean IoU in percent."""
-        factor = 100.0 if task == "classes" else 1.0
-        return factor * np.array([float(row[f"{split}_{task}"]) for row in self.runs(method)])
-
-    def goodness(self, method: Method, split: str) -> Array:
-        """Relative improvement of each task's mean metric over a network for that task alone."""
-        differences = []
-        for task, alone in zip(TASKS, SINGLE, strict=True):
-            reference = self.values(alone, task, split).mean()
-            difference = self.values(method, task, split).mean() - reference
-            differences.append(SIGNS[task] * difference / reference)
-        return np.array(differences)
-
-    def best_fixed(self) -> Method:
-        """The fixed weighting with the largest mean goodness on the validation images."""
-        return max(GRID, key=lambda method: self.goodness(method, "validation").mean())
-
-    def dominating(self, method: Method) -> list[Method]:
-        """The fixed weightings that are at least as good at all tasks on the test images."""
-        goodness = self.goodness(method, "test")
-        return [one for one in GRID if (self.goodness(one, "test") >= goodness).all()]
+def format_headline(results: Results) -> str:
+    """The headline and its paired differences, as Markdown."""
+    tables = [_markdown(table(results)) for table in (headline_table, paired_table)]
+    return "\n\n".join([*tables, _format_settings(results)]) + "\n"
 
 
 def format_report(results: Results) -> str:
@@ -116,11 +80,10 @@ def format_report(results: Results) -> str:
         ("closed form of σ for regression", CLOSED_FORM),
         (f"from log σ² = {BEST_START.initial_log_variance:g}", BEST_START),
         ("other units", OTHER_UNITS),
-        *(
-            (f"{label}, twice the filters", wide)
-            for (label, _), wide in zip(alone, WIDE_SINGLE, strict=True)
-        ),
-        ("uncertainty, twice the filters", WIDE),
+    ]
+    varied += [
+        (f"{label}, twice the filters", wide(method))
+        for label, method in [*alone, ("equal weights", EQUAL), ("uncertainty", ALL)]
     ]
     return "\n".join(
         [
@@ -138,8 +101,7 @@ def format_report(results: Results) -> str:
             "",
             _format_table([("fixed", method) for method in GRID], results),
             "",
-            "Variations, on the test images. With twice the filters, instances alone and inverse "
-            "depth alone have two seeds:",
+            "Variations, on the test images:",
             "",
             _format_table(varied, results),
             "",
@@ -156,23 +118,25 @@ def format_report(results: Results) -> str:
 def _format_table(
     methods: Sequence[tuple[str, Method]], results: Results, split: str = "test"
 ) -> str:
-    """A row for each method: its weights, and mean ± standard deviation of its metrics."""
-    header = ["", *map(_name, TASKS), *METRIC_NAMES.values()]
-    lines = [header, ["---", *[":-:"] * len(TASKS), *["--:"] * len(TASKS)]]
+    """A row for each method: its weights, mean ± standard deviation of its metrics, and seeds."""
+    rows = [["", *map(_name, TASKS), *METRIC_NAMES.values(), "seeds"]]
     for label, method in methods:
         weight_of = dict.fromkeys(method.tasks, "learnt")
         if method.weights is not None:
-            weights = (f"{weight:g}" for weight in method.weights)
-            weight_of = dict(zip(method.tasks, weights, strict=True))
-        line = [label, *(weight_of.get(task, "") for task in TASKS)]
-        for task in TASKS:
-            if task in method.tasks:
-                values = results.values(method, task, split)
-                digits = 1 if task == "classes" else 3
-                line.append(f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}")
-            else:
-                line.append("")
-        lines.append(line)
+            fixed = (f"{weight:g}" for weight in method.weights)
+            weight_of = dict(zip(method.tasks, fixed, strict=True))
+        metrics = [
+            spread(task, results.values(method, task, split)) if task in method.tasks else ""
+            for task in TASKS
+        ]
+        weights = [weight_of.get(task, "") for task in TASKS]
+        rows.append([label, *weights, *metrics, str(len(results.runs(method)))])
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table of a header and its rows."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -180,8 +144,7 @@ def _format_settings(results: Results) -> str:
     row = results.rows[0]
     hours = sum(float(row["seconds"]) for row in results.rows) / 3600
     return (
-        "Metrics of `python -m examples.scenes.compare`, mean ± standard deviation over "
-        f"{len(results.runs(ALL))} seeds. "
+        "Metrics of `python -m examples.scenes.compare`, mean ± standard deviation over seeds. "
         f"{row['dataset']}: {row['train_images']} training, {row['validation_images']} validation, "
         f"{row['test_images']} test images; {row['epochs']} epochs; {len(results.rows)} runs, "
         f"{hours:.1f} hours of one core in all; TensorFlow {row['tensorflow']}, Keras "

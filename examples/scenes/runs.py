@@ -14,6 +14,7 @@ import tensorflow as tf
 import keras_uncertainty_mtl
 from examples.scenes import data
 from examples.scenes.methods import TASKS, Run
+from examples.scenes.rows import Row
 from examples.scenes.training import SigmaTrace, evaluate, fit, seeded_network, uncertainty_model
 from examples.scenes.units import from_units, to_units
 
@@ -21,8 +22,6 @@ from examples.scenes.units import from_units, to_units
 # networks overfit. Validation images choose the best fixed weighting, without the test images.
 SPLITS = {"train": "train[:20%]", "validation": "train[80%:]", "test": "test"}
 BATCH_SIZE = 8
-
-Row = dict[str, str]
 
 
 class Settings(NamedTuple):

@@ -15,9 +15,11 @@ import numpy as np
 
 from examples.command_line import format_table, positive
 from examples.scenes import data
+from examples.scenes.headline import headline_table
 from examples.scenes.instances import cluster_instances
 from examples.scenes.metrics import METRIC_NAMES
 from examples.scenes.pictures import plot_scenes, plot_weighting
+from examples.scenes.rows import Results, read_rows
 from examples.scenes.training import (
     SigmaTrace,
     evaluate,
@@ -71,6 +73,7 @@ def main() -> None:
     model.export(options.output_dir / "saved_model", verbose=False)
     check_serving(model, options.output_dir / "saved_model", truth["image"].astype("float32"))
     print(f"\nIn {options.output_dir}: scenes.png, weighting.png, saved_model")
+    print(f"\n{comparison()}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -122,6 +125,17 @@ def table(model: MultiTaskModel, measured: dict[str, float]) -> str:
         numbers = (f"{sigmas[task]:.3g}", f"{weights[task]:.3g}")
         rows.append([task.replace("_", " "), name, value, *numbers])
     return format_table(rows, text_columns=2)
+
+
+def comparison() -> str:
+    """The headline of the finished comparison on small streets, and the path of its picture."""
+    results = Path(__file__).with_name("results")
+    rows = read_rows(results / "runs.csv")
+    headline = format_table(headline_table(Results(rows)), text_columns=2)
+    return (
+        f"The comparison of weightings on {rows[0]['dataset']}, mean ± standard deviation over "
+        f"seeds:\n\n{headline}\n\nIts picture: {results / 'headline.png'}"
+    )
 
 
 def predict(model: MultiTaskModel, images: Any, instance_classes: list[int]) -> dict[str, Any]:

@@ -12,13 +12,15 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from examples.scenes import compare, data, methods, networks, report, runs
+from examples.scenes import compare, data, headline, methods, networks, report, runs
+from examples.scenes.rows import Results, read_rows, write_rows
 
 pytestmark = pytest.mark.backends("tensorflow", reason="the example runs on TensorFlow")
 
 ROOT = Path(__file__).parents[2]
 TASKS = ["classes", "instances", "inverse_depth"]
 ALL = "uncertainty: classes, instances, inverse_depth"
+EQUAL = "fixed: 1 classes, 1 instances, 1 inverse_depth"
 TIME_LIMIT = 300
 
 
@@ -71,25 +73,26 @@ def test_runs_cover_the_table_the_figures_and_the_variations():
     names = [(run.method.name, run.seed) for run in methods.RUNS]
     assert len(set(names)) == len(names)
     seeds = Counter(run.method for run in methods.RUNS)
-    assert all(seeds[method] == 3 for method in methods.METHODS)
     table = {methods.ALL, methods.EQUAL, *methods.SINGLE, *methods.PAIRS, *methods.GRID}
-    assert {*table, *methods.LINE} == set(methods.METHODS)
+    assert all(seeds[method] >= 3 for method in {*table, *methods.LINE, *methods.VARIATIONS})
+    assert all(seeds[method] >= 1 for method in methods.STARTS)
     assert [method.tasks for method in methods.PAIRS] == list(itertools.combinations(TASKS, 2))
     assert len(methods.GRID) >= 12
     assert len(methods.LINE) >= 9
     for method in methods.LINE:
         assert sum(method.weights) == pytest.approx(1)
-    varied = {run.method for run in methods.RUNS if run.method.variations}
-    assert {variation for method in varied for variation in method.variations} == {
-        "approximate",
-        "closed_form",
-        "wide",
-        "units",
-    }
-    assert all(seeds[method] >= 2 for method in methods.WIDE_SINGLE)
-    assert all(
-        seeds[method] == 3 for method in {methods.BEST_START, *varied} - {*methods.WIDE_SINGLE[1:]}
-    )
+    varied = {variation for method in seeds for variation in method.variations}
+    assert varied == {"approximate", "closed_form", "wide", "units"}
+
+
+def test_the_headline_has_five_seeds_at_both_sizes():
+    seeds = Counter(run.method for run in methods.RUNS)
+    sizes = headline.weightings(Results(made_up_rows()))
+    assert list(sizes) == ["small", "twice the filters"]
+    for weightings in sizes.values():
+        for label, weighting in weightings.items():
+            if not label.startswith("best of"):
+                assert all(seeds[method] == 5 for method in weighting.values()), label
 
 
 def test_table_has_the_means_and_deviations_of_the_rows():
@@ -107,8 +110,9 @@ def test_table_has_the_means_and_deviations_of_the_rows():
             "" if pd.isna(mean) else f"{factor * mean:.{digits}f} ± {factor * deviation:.{digits}f}"
         )
 
-    main, fixed, *varied = tables(report.format_report(report.Results(rows)))
+    main, fixed, *varied = tables(report.format_report(Results(rows)))
     assert len(main) == 2 + 3 + 2 + 4
+    counts = {name: str(len(group)) for name, group in frame.groupby("method")}
     for row in main[2:] + fixed[2:]:
         weights = dict(zip(TASKS, row[1:4], strict=True))
         if row[0] == "uncertainty":
@@ -117,7 +121,7 @@ def test_table_has_the_means_and_deviations_of_the_rows():
             name = "fixed: " + ", ".join(
                 f"{float(weight):g} {task}" for task, weight in weights.items() if weight
             )
-        assert row[4:] == [expected(name, task) for task in TASKS]
+        assert row[4:] == [*(expected(name, task) for task in TASKS), counts[name]]
     assert len(fixed) == 2 + len(methods.GRID)
     names = {
         "uncertainty": ALL,
@@ -125,6 +129,7 @@ def test_table_has_the_means_and_deviations_of_the_rows():
         "closed form of σ for regression": f"{ALL}; closed_form",
         "from log σ² = 2": f"{ALL}, from 2",
         "other units": f"{ALL}; units",
+        "equal weights, twice the filters": f"{EQUAL}; wide",
         "uncertainty, twice the filters": f"{ALL}; wide",
     }
     for task in TASKS:
@@ -133,8 +138,64 @@ def test_table_has_the_means_and_deviations_of_the_rows():
         names[f"{label}, twice the filters"] = f"fixed: 1 {task}; wide"
     for table, split in zip(varied, ("test", "validation"), strict=True):
         assert {row[0]: row[4:] for row in table[2:]} == {
-            label: [expected(name, task, split) for task in TASKS] for label, name in names.items()
+            label: [*(expected(name, task, split) for task in TASKS), counts[name]]
+            for label, name in names.items()
         }
+
+
+def test_the_headline_has_means_and_paired_differences_by_network_size():
+    rows = made_up_rows()
+    best = methods.GRID[6]
+    set_metrics(rows, best, [0.99, 0.01, 0.01], split="validation")
+    frame = pd.DataFrame(rows).replace("", None).set_index(["method", "seed"])
+    frame = frame[[f"test_{task}" for task in TASKS]].astype(float)
+    frame["test_classes"] *= 100
+
+    means, paired = tables(report.format_headline(Results(rows)))
+    expected_means, expected_paired = [], []
+    for size, suffix in [("small", ""), ("twice the filters", "; wide")]:
+        singles = pd.concat(
+            [frame.loc[f"fixed: 1 {task}{suffix}", f"test_{task}"] for task in TASKS], axis=1
+        )
+        compared = {"a network for each task": singles, "equal weights": frame.loc[EQUAL + suffix]}
+        if size == "small":
+            compared["best of 16 fixed weightings"] = frame.loc[best.name]
+        learnt = frame.loc[ALL + suffix]
+        for label, values in (compared | {"uncertainty, one run": learnt}).items():
+            expected_means.append([size, label, *cells(values, ""), str(len(values))])
+        for label, values in compared.items():
+            difference = (learnt - values).dropna()
+            expected_paired.append([size, label, *cells(difference, "+"), str(len(difference))])
+    assert means[2:] == expected_means
+    assert paired[2:] == expected_paired
+
+
+def cells(values, sign):
+    """Mean ± standard deviation of each task."""
+    formats = [f"{sign}.1f", f"{sign}.3f", f"{sign}.3f"]
+    return [
+        f"{mean:{form}} ± {deviation:{form.strip('+')}}"
+        for form, mean, deviation in zip(formats, values.mean(), values.std(), strict=True)
+    ]
+
+
+def test_the_picture_of_the_headline_has_the_improvements_over_single_tasks():
+    rows = made_up_rows()
+    for variations in ((), ("wide",)):
+        for task, alone in zip(TASKS, (60.0, 1.5, 0.3), strict=True):
+            single = methods.Method((task,), (1.0,), variations=variations)
+            set_metrics(rows, single, [alone / 100 if task == "classes" else alone] * 3)
+        learnt = methods.Method(tuple(TASKS), variations=variations)
+        set_metrics(rows, learnt, [0.66, 1.2, 0.33])
+    figure = headline.plot_headline(Results(rows))
+    for axes in figure.axes:
+        labels = [container.get_label() for container in axes.containers]
+        assert labels[0] == "a network for each task"
+        drawn = dict(zip(labels, axes.containers, strict=True))
+        for label, percent in [(labels[0], [0, 0, 0]), ("uncertainty, one run", [10, 20, -10])]:
+            np.testing.assert_allclose(
+                np.array(drawn[label].lines[0].get_ydata(), float), percent, atol=1e-9
+            )
 
 
 def test_best_fixed_weighting_is_chosen_by_validation_images():
@@ -142,28 +203,28 @@ def test_best_fixed_weighting_is_chosen_by_validation_images():
     tested, validated = methods.GRID[3], methods.GRID[6]
     set_metrics(rows, tested, [0.99, 0.01, 0.01])
     set_metrics(rows, validated, [0.99, 0.01, 0.01], split="validation")
-    assert report.Results(rows).best_fixed() == validated
-    text = report.format_report(report.Results(rows))
+    assert Results(rows).best_fixed() == validated
+    text = report.format_report(Results(rows))
     assert "It is inside of the grid" in text
     set_metrics(rows, tested, [0.999, 0.001, 0.001], split="validation")
-    assert "It is not inside of the grid" in report.format_report(report.Results(rows))
+    assert "It is not inside of the grid" in report.format_report(Results(rows))
 
 
 def test_fixed_weightings_that_are_no_worse_at_any_task_are_named():
     rows = made_up_rows()
     set_metrics(rows, methods.ALL, [0.8, 0.2, 0.2])
-    assert report.Results(rows).dominating(methods.ALL) == []
-    assert "nowhere worse than uncertainty: none" in report.format_report(report.Results(rows))
+    assert Results(rows).dominating(methods.ALL) == []
+    assert "nowhere worse than uncertainty: none" in report.format_report(Results(rows))
     better, worse_at_one = methods.GRID[2], methods.GRID[5]
     set_metrics(rows, better, [0.8, 0.1, 0.2])
     set_metrics(rows, worse_at_one, [0.9, 0.1, 0.21])
-    assert report.Results(rows).dominating(methods.ALL) == [better]
-    assert f"than uncertainty: {better.name}." in report.format_report(report.Results(rows))
+    assert Results(rows).dominating(methods.ALL) == [better]
+    assert f"than uncertainty: {better.name}." in report.format_report(Results(rows))
 
 
 def test_figure_2_draws_the_means_along_the_line():
     rows = made_up_rows()
-    figure = report.plot_line(report.Results(rows))
+    figure = report.plot_line(Results(rows))
     frame = pd.DataFrame(rows)
     for axes, task, factor in zip(figure.axes, ["classes", "inverse_depth"], (100, 1), strict=True):
         x, y = axes.containers[0].lines[0].get_data()
@@ -216,7 +277,7 @@ compare.main()
 
 
 def finished(directory):
-    return [(row["method"], row["seed"]) for row in compare.read_rows(directory / "runs.csv")]
+    return [(row["method"], row["seed"]) for row in read_rows(directory / "runs.csv")]
 
 
 def test_a_killed_comparison_resumes(tmp_path):
@@ -245,7 +306,7 @@ def test_a_killed_comparison_resumes(tmp_path):
     assert len(set(rows)) == len(rows) == len(methods.RUNS)
     assert re.search(rf"^{len(rows)}/{len(rows)} .*0\.0 h left\)$", output, flags=re.MULTILINE)
     assert f"{len(before)} of {len(rows)} runs are finished" in output
-    for name in ("figure2.png", "starts.png"):
+    for name in ("headline.png", "figure2.png", "starts.png"):
         picture = tf.io.decode_png((tmp_path / name).read_bytes())
         assert len(np.unique(picture)) > 10
 
@@ -256,20 +317,22 @@ def main(monkeypatch, *arguments):
 
 
 def test_rows_of_other_settings_are_refused(monkeypatch, tmp_path):
-    compare.write_rows(made_up_rows(), tmp_path / "runs.csv")
+    write_rows(made_up_rows(), tmp_path / "runs.csv")
     with pytest.raises(SystemExit, match="--dataset streets/few --epochs 1"):
         main(monkeypatch, "--epochs", 2, "--dataset", "streets/few", "--output-dir", tmp_path)
 
 
 def test_report_of_an_unfinished_comparison_is_refused(monkeypatch, tmp_path):
     rows = made_up_rows()
-    compare.write_rows(rows[:-2], tmp_path / "runs.csv")
+    write_rows(rows[:-2], tmp_path / "runs.csv")
     options = ("--epochs", 1, "--dataset", "streets/few", "--output-dir", tmp_path, "--report")
     with pytest.raises(SystemExit, match=f"2 of {len(rows)} runs are missing"):
         main(monkeypatch, *options)
-    compare.write_rows(rows, tmp_path / "runs.csv")
+    write_rows(rows, tmp_path / "runs.csv")
     main(monkeypatch, *options)
-    assert (tmp_path / "table.md").read_text() == report.format_report(report.Results(rows))
+    results = Results(rows)
+    assert (tmp_path / "table.md").read_text() == report.format_report(results)
+    assert (tmp_path / "headline.md").read_text() == report.format_headline(results)
 
 
 @pytest.fixture
@@ -307,7 +370,7 @@ def test_variations_set_the_likelihood_and_the_update(carried_out, method, appro
     assert model.weighting.update == update
 
 
-@pytest.mark.parametrize("method", [methods.WIDE, *methods.WIDE_SINGLE])
+@pytest.mark.parametrize("method", [one for one in methods.HEADLINE if "wide" in one.variations])
 def test_the_wide_variation_has_twice_the_filters(carried_out, method):
     _, model, _ = carried_out(method)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
@@ -356,7 +419,7 @@ runpy.run_module("examples.scenes.compare", run_name="__main__")
         check=True,
         timeout=TIME_LIMIT,
     )
-    rows = {row["method"]: row for row in compare.read_rows(tmp_path / "runs.csv")}
+    rows = {row["method"]: row for row in read_rows(tmp_path / "runs.csv")}
     learnt, fixed = (rows[method.name] for method in (methods.STARTS[-1], methods.LINE[0]))
     assert (fixed["train_images"], fixed["validation_images"], fixed["test_images"]) == tuple("884")
     for split in ("validation", "test"):

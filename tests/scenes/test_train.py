@@ -1,5 +1,6 @@
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def test_printed_weights_follow_from_sigma(trained):
         assert weight == pytest.approx(2**0.5 / sigma, rel=0.01)
     _, sigma, weight = rows["classes"]
     assert weight == pytest.approx(1 / sigma**2, rel=0.01)
+
+
+def test_the_headline_of_the_comparison_is_printed_with_its_picture(trained):
+    output, _ = trained
+    committed = Path(train.__file__).parent / "results"
+    rows = [line.strip("| \n").split(" | ") for line in (committed / "headline.md").open()]
+    for cells in rows[2 : rows.index([""])]:
+        assert re.search(r" +".join(map(re.escape, cells)), output), cells
+    assert Path(re.search(r"Its picture: (.*)", output)[1]).exists()
 
 
 @pytest.mark.parametrize("name", ["scenes.png", "weighting.png"])
