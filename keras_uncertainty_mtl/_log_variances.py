@@ -165,15 +165,18 @@ class LogVariances(keras.layers.Layer):
     def load_own_variables(self, store: Any) -> None:
         """Loads the tasks that are there, and then refuses a store of other tasks."""
         state = self._state()
-        known = [task for task in self._places if task in store]
+        expected = {task: state[0, place].shape for task, place in self._places.items()}
+        names = store.keys()
+        received = {task: tuple(store[task].shape[1:]) for task in names}
+        known = [task for task in expected if expected[task] == received.get(task)]
         for task in known:
             state[:, self._places[task]] = store[task]
         self._set_state(state)
-        if set(store.keys()) != set(self._places):
+        if expected != received:
             advice = f"those of {known} are loaded" if known else "all other weights are loaded"
             raise ValueError(
-                f"Expected the log-variances of the tasks {list(self._places)}. Received: those of "
-                f"{list(store.keys())}. With skip_mismatch=True, {advice}."
+                f"Expected the log-variances of the tasks {expected}, with their shapes. Received: "
+                f"those of {received}. With skip_mismatch=True, {advice}."
             )
 
     def _state(self) -> np.ndarray:

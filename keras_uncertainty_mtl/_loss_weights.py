@@ -23,11 +23,15 @@ class LossWeights(keras.layers.Layer):
     def create_vector(self, order: Sequence[str]) -> None:
         """Creates the variable, with the tasks in this order."""
         self._order = list(order)
+        given = [self._given[task] for task in order]
+        # Keras builds a model of a user's own where assignments are lost, and initial values stay.
         self.vector = self.add_weight(
-            (len(order),), initializer="ones", trainable=False, name="vector"
+            (len(order),),
+            initializer=lambda shape, dtype: ops.convert_to_tensor(given, dtype),
+            trainable=False,
+            name="vector",
         )
         self.built = True  # Keras would build a model anew whose layers are not.
-        self.assign(self._given)
 
     def assign(self, loss_weights: Any) -> None:
         """Sets the weight of each task, 1 where none is given."""

@@ -196,6 +196,11 @@ def observe(
         targets = ops.where(observed, targets, _harmless_value(likelihood, targets, observed))
     losses, mask = _of_elements(likelihood, likelihood.loss, targets, predictions)
     with naming_task(next(iter(tensors))):
+        if likelihood.per_channel and losses.shape[-1] != channels:
+            raise ValueError(
+                f"Expected predictions of {channels} channels, as the weighting was built for. "
+                f"Received: {losses.shape[-1]} channels. Make another UncertaintyWeighting."
+            )
         axes = likelihood.reduced_axes(len(losses.shape), len(targets.shape))
         given_weights = element_weights(losses, observed, weights, mask, axes)
         label_weights = likelihood.label_weights(targets, predictions)

@@ -92,7 +92,7 @@ class _Evaluation(keras.Model):
     """A model whose `evaluate` hands the observations of each batch to metrics that sum them up."""
 
     def __init__(self, model: Any, sums: list[Any]) -> None:
-        network = without_weighting(model, tempered=False)
+        network = without_weighting(model, untempered=model.weighting, all_inputs=True)
         super().__init__(network.input, network.output, name="calibration")
         self._weighting = model.weighting
         self._model_loss = model.compute_loss

@@ -35,7 +35,7 @@ def inference_model(model: keras.Model) -> keras.Model:
     inference_model(model).export("saved_model")
     ```
     """
-    network = without_weighting(model, tempered=True)
+    network = without_weighting(model)
     network(network.input)  # Keras exports a model to ONNX only once it has been called.
     return network
 
@@ -46,30 +46,38 @@ def unweighted(inputs: Any, outputs: Any, weighting: Any) -> tuple[Any, Any]:
     Logits stay at the temperature of the earlier one, unless that is the same layer.
     """
     network = keras.Model(inputs, outputs)
-    held = [layer for layer in network.layers if isinstance(layer, UncertaintyWeighting)]
-    if held:
-        network = without_weighting(network, tempered=weighting not in held)
+    if any(isinstance(layer, UncertaintyWeighting) for layer in network.layers):
+        network = without_weighting(network, untempered=weighting)
         return network.input, network.output
     return inputs, outputs
 
 
-def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
-    """The network of a functional model, with or without the temperatures of its logits."""
+def without_weighting(
+    model: keras.Model, untempered: Any = None, all_inputs: bool = False
+) -> keras.Model:
+    """The network of a functional model, without any weighting.
+
+    Args:
+        model: A functional model.
+        untempered: The weighting whose logits are not at their temperature.
+        all_inputs: If true, the network has the inputs of the model. If not, those that it needs.
+    """
     if not hasattr(model, "operations"):
         raise ValueError(f"inference_model() expects a functional model. Received: {model!r}")
     # The ids of the inputs behind each tensor. `keras.utils.get_source_inputs` walks every path of
     # the graph, of which a residual network has exponentially many.
     origins: dict[int, set[int]] = {}
     taken = {operation.name for operation in model.operations}
+    _keep_names(model)
 
     def call_without_weighting(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, UncertaintyWeighting):
             sources = args[0] if args else kwargs["predictions"]
-            outputs = _tempered(layer, sources, taken) if tempered else sources
+            outputs = sources if layer is untempered else _tempered(layer, sources, taken)
         else:
             inner = layer.layers if isinstance(layer, keras.Model) else []
             if any(isinstance(each, UncertaintyWeighting) for each in inner):
-                layer = without_weighting(layer, tempered)
+                layer = without_weighting(layer, untempered)
             sources, outputs = (args, kwargs), layer(*args, **kwargs)
         found = [origins.get(id(tensor), {id(tensor)}) for tensor in keras.tree.flatten(sources)]
         for output in keras.tree.flatten(outputs):
@@ -82,12 +90,33 @@ def without_weighting(model: keras.Model, tempered: bool) -> keras.Model:
         call_function=call_without_weighting,
     )
     needed = set().union(*(origins.get(id(output), {id(output)}) for output in network.outputs))
-    inputs = network.input
-    if isinstance(inputs, dict):
-        inputs = {name: tensor for name, tensor in inputs.items() if id(tensor) in needed}
-    elif isinstance(inputs, (list, tuple)):
-        inputs = [tensor for tensor in inputs if id(tensor) in needed]
+    inputs = network.input if all_inputs else _only(needed, network.input)
     return keras.Model(inputs, network.output, name=model.name)
+
+
+def _only(needed: set[int], inputs: Any) -> Any:
+    """The inputs of these ids, in their structure; `None` if there is none."""
+    if isinstance(inputs, dict):
+        kept = {name: _only(needed, each) for name, each in inputs.items()}
+        return {name: each for name, each in kept.items() if each is not None} or None
+    if isinstance(inputs, (list, tuple)):
+        parts = [_only(needed, each) for each in inputs]
+        return [each for each in parts if each is not None] or None
+    return inputs if id(inputs) in needed else None
+
+
+def _keep_names(model: keras.Model) -> None:
+    """Makes Keras name new operations otherwise than those that a loaded model has brought along.
+
+    Keras counts the names that it gives in this process: `multiply`, then `multiply_1`.
+    """
+    for operation in model.operations:
+        if not isinstance(operation, keras.Layer):
+            prefix, _, number = operation.name.rpartition("_")
+            if not number.isdigit():
+                prefix, number = operation.name, "0"
+            while keras.backend.get_uid(prefix) <= int(number):
+                pass
 
 
 def predictive_outputs(weighting: Any, state: CalibrationState, predictions: Any) -> dict[str, Any]:
@@ -143,6 +172,7 @@ def _tempered(weighting: UncertaintyWeighting, predictions: Any, taken: set[str]
             name = f"{task}_temperature"
             names = itertools.chain([name], (f"{name}_{index}" for index in itertools.count(1)))
             free = next(each for each in names if each not in taken)
+            taken.add(free)
             outputs[task] = keras.layers.Rescaling(scale, dtype=dtype, name=free)(output)
     return in_structure_of(predictions, outputs)
 

@@ -56,13 +56,14 @@ def plot_history(
     for task, (loss_axes, sigma_axes, *weight_axes) in zip(tasks, rows, strict=True):
         keys = {"training": f"{task}_loss", "validation": f"val_{task}_loss"}
         losses = {label: curves[key] for label, key in keys.items() if key in curves}
-        _draw_curves(loss_axes, f"{task}: loss", losses, validation_freq)
+        epochs = _epochs(history, len(losses["training"]), validation_freq)
+        _draw_curves(loss_axes, f"{task}: loss", losses, epochs)
         sigma = np.asarray(curves[f"{task}_sigma"])
-        _draw_curves(sigma_axes, f"{task}: σ", {"training": sigma})
+        _draw_curves(sigma_axes, f"{task}: σ", {"training": sigma}, epochs)
         if likelihoods is not None:
             each = likelihoods[task]
             weight = each.scale * sigma ** (-2.0 * each.power)
-            _draw_curves(weight_axes[0], f"{task}: weight", {"training": weight})
+            _draw_curves(weight_axes[0], f"{task}: weight", {"training": weight}, epochs)
     figure = rows[0, 0].figure
     if axes is None:
         figure.supxlabel("epoch")
@@ -204,21 +205,26 @@ def _rows(axes: Any, tasks: int, panels: int) -> Any:
     return np.reshape(axes, (tasks, panels))
 
 
+def _epochs(history: Any, count: int, validation_freq: Any) -> dict[str, Any]:
+    """The epochs of the values of training and of validation."""
+    first = next(iter(getattr(history, "epoch", ())), 0)  # As of `fit(initial_epoch=…)`.
+    epochs = first + np.arange(1, count + 1)
+    is_list = isinstance(validation_freq, Sequence)
+    has = np.isin(epochs, validation_freq) if is_list else epochs % validation_freq == 0
+    return {"training": epochs, "validation": epochs[has]}
+
+
 def _draw_curves(
-    axes: Any, title: str, curves: Mapping[str, Any], validation_freq: Any = 1
+    axes: Any, title: str, curves: Mapping[str, Any], epochs: Mapping[str, Any]
 ) -> None:
     for (label, values), (line, marker) in zip(curves.items(), LINES, strict=False):
-        epochs = np.arange(1, len(curves["training"]) + 1)
-        if label == "validation":
-            is_list = isinstance(validation_freq, Sequence)
-            has = np.isin(epochs, validation_freq) if is_list else epochs % validation_freq == 0
-            epochs = epochs[has]
-        if len(epochs) != len(values):
+        if len(values) != len(epochs[label]):
             raise ValueError(
                 f"`validation_freq` must be that of `fit`, which left {len(values)} values of "
-                f"validation for {len(curves['training'])} epochs. Received: {validation_freq!r}"
+                f"{label} for {len(epochs['training'])} epochs. Received: one that expects "
+                f"{len(epochs[label])} values."
             )
-        axes.plot(epochs, values, line, marker=marker, markersize=3, label=label)
+        axes.plot(epochs[label], values, line, marker=marker, markersize=3, label=label)
     if len(curves) > 1:
         axes.legend(fontsize="small")
     axes.set(title=title, yscale="log" if axes.dataLim.ymin > 0 else "linear")

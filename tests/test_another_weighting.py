@@ -1,11 +1,13 @@
-"""A model on the outputs of another one goes on from it, with its own weighting."""
+"""A model on the outputs of others goes on from them, with its own weighting."""
 
 import keras
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 from keras_uncertainty_mtl import (
+    Bernoulli,
     Categorical,
     Gaussian,
     Laplace,
@@ -115,3 +117,141 @@ def test_the_same_weighting_is_not_applied_twice(trained):
     expected = trained.predict(x, verbose=0)
     for task, predictions in model.predict(x, verbose=0).items():
         np.testing.assert_allclose(predictions, expected[task], rtol=1e-6)
+
+
+def test_each_weighting_has_its_own_temperature(trained):
+    """One that is used again leaves that of another in place."""
+    x, _ = data()
+    other = MultiTaskModel(*network(), {"depth": Gaussian(), "kind": Categorical()})
+    other.weighting.set_log_variances({"kind": -1.0})
+    shared = keras.Model(trained.input, {"a": trained.output["kind"], "b": other(trained.input)})
+    outputs = {"depth": shared.output["b"]["depth"], "kind": shared.output["b"]["kind"]}
+    model = MultiTaskModel(trained.input, outputs, {"depth": Gaussian(), "kind": Categorical()})
+    expected = other.predict(x, verbose=0)["kind"]
+    np.testing.assert_allclose(model.predict(x, verbose=0)["kind"], expected, rtol=1e-5, atol=1e-6)
+
+
+def members(count=3):
+    """Trained models whose temperatures differ."""
+    x, y = data()
+    found = []
+    for index in range(count):
+        keras.utils.set_random_seed(index)
+        model = MultiTaskModel(*network(), {"depth": Gaussian(), "kind": Categorical()})
+        model.compile(keras.optimizers.Adam(1e-2))
+        model.fit(x, y, epochs=20, verbose=0)
+        model.weighting.set_log_variances({"kind": -0.5 * index})
+        found.append(model)
+    return found
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_an_ensemble_of_models_is_calibrated_as_it_answers(is_nested):
+    x, _ = data()
+    y = (x[:, :3] + np.random.default_rng(1).normal(size=(len(x), 3))).argmax(-1)
+    models = members()
+    inputs = keras.Input((4,)) if is_nested else models[0].input
+    if is_nested:
+        answers = [model(inputs)["kind"] for model in models]
+    else:
+        answers = [keras.Model(each.input, each.output["kind"])(inputs) for each in models]
+        answers[0] = models[0].output["kind"]
+    mean = keras.layers.Average()(answers)
+    ensemble = MultiTaskModel(inputs, {"kind": mean}, {"kind": Categorical()})
+    ensemble.compile("adam")
+    logits = ensemble.predict(x, verbose=0)["kind"].astype("float64")
+
+    def loss(s):
+        return -np.mean(log_softmax(np.exp(-s) * logits, -1)[np.arange(len(y)), y])
+
+    best = minimize_scalar(loss, (-3, 3), tol=1e-10)
+    sigma = ensemble.calibrate(x, {"kind": y}, intervals=0.9, verbose=0)["kind"]
+    assert sigma == pytest.approx(np.exp(best.x / 2), rel=1e-3)
+    reported = ensemble.evaluate(x, {"kind": y}, verbose=0, return_dict=True)
+    assert reported["kind_loss"] == pytest.approx(best.fun, rel=1e-5)
+    sets = ensemble.predictive_model().predict(x, verbose=0)["kind_set"]
+    assert 0.9 <= np.mean(sets[np.arange(len(y)), y]) < 0.95
+
+
+def test_outputs_of_two_weightings_with_a_task_of_one_name_become_one_model():
+    first, second = members(2)
+    x, _ = data()
+    expected = [model.predict(x, verbose=0)["kind"] for model in (first, second)]
+    clone = inference_model(second)
+    outputs = {"first": first.output["kind"], "second": clone(first.input)["kind"]}
+    model = MultiTaskModel(first.input, outputs, {"first": Categorical(), "second": Categorical()})
+    for task, logits in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(model.predict(x, verbose=0)[task], logits, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loaded_network_with_bare_operations_has_all_its_models(tmp_path):
+    inputs = keras.Input((4,))
+    features = 2.0 * keras.layers.Dense(8)(inputs) + 1.0
+    outputs = {"depth": keras.layers.Dense(1)(features), "flags": keras.layers.Dense(2)(features)}
+    tasks = {"depth": Gaussian(), "flags": Bernoulli(per_channel=True)}
+    MultiTaskModel(inputs, outputs, tasks).save(tmp_path / "m.keras")
+    keras.backend.clear_session()  # As in another process, where Keras counts names from 0 on.
+    model = keras.saving.load_model(tmp_path / "m.keras")
+    x, y = data()
+    model.calibrate(x, {"depth": y["depth"], "flags": x[:, :2] > 0}, intervals=0.9, verbose=0)
+    answers = model.predictive_model().predict(x, verbose=0)
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(answers["depth_mean"], expected["depth"], rtol=1e-6)
+    np.testing.assert_allclose(
+        answers["flags_probabilities"], 1 / (1 + np.exp(-expected["flags"])), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("structure", ["nested", "list with one that is not needed"])
+def test_inputs_of_any_structure_go_through_all_models(structure):
+    x, y = data()
+    left, right = keras.Input((2,), name="left"), keras.Input((2,), name="right")
+    if structure == "nested":
+        inputs = {"parts": {"left": left, "right": [right]}}
+        given = {"parts": {"left": x[:, :2], "right": [x[:, 2:]]}}
+        features = keras.layers.Concatenate()([left, right])
+    else:
+        inputs, given, features = [left, right], [x[:, :2], x[:, 2:]], left
+    model = MultiTaskModel(inputs, {"depth": keras.layers.Dense(1)(features)}, {"depth": Laplace()})
+    model.compile("adam")
+    targets = {"depth": y["depth"]}
+    model.fit(given, targets, verbose=0)
+    errors = np.abs(y["depth"] - model.predict(given, verbose=0)["depth"])
+    sigma = model.calibrate(given, targets, verbose=0)["depth"]
+    assert sigma == pytest.approx(np.sqrt(2) * errors.mean(), rel=1e-5)
+    needed = given if structure == "nested" else given[0]
+    answers = model.predictive_model().predict(needed, verbose=0)
+    found = np.abs(y["depth"] - answers["depth_location"])
+    np.testing.assert_allclose(found, errors, rtol=1e-5, atol=1e-6)
+    again = MultiTaskModel(model.input, model.output, {"depth": Gaussian()})
+    np.testing.assert_allclose(
+        again.predict(needed, verbose=0)["depth"], answers["depth_location"], rtol=1e-5
+    )
+
+
+def test_a_weighting_that_was_built_for_other_channels_is_refused():
+    x, _ = data()
+    weighting = UncertaintyWeighting({"p": Gaussian(per_channel=True)})
+    for channels in (2, 3):
+        inputs = keras.Input((4,))
+        model = MultiTaskModel(inputs, {"p": keras.layers.Dense(channels)(inputs)}, weighting)
+    model.compile("adam")
+    with pytest.raises(ValueError, match=r"Task 'p'.*of 2 channels.*Received: 3 channels"):
+        model.fit(x, {"p": x[:, :3]}, verbose=0)
+
+
+def test_saved_log_variances_of_another_shape_are_refused(tmp_path):
+    def build(likelihood):
+        inputs = keras.Input((4,))
+        outputs = {"p": keras.layers.Dense(3)(inputs)}
+        return MultiTaskModel(inputs, outputs, {"p": likelihood})
+
+    build(Gaussian(initial_sigma=2.0)).save_weights(tmp_path / "p.weights.h5")
+    model = build(Gaussian(channels=["x", "y", "z"], initial_sigma=3.0))
+    with pytest.raises(
+        ValueError, match=r"tasks \{'p': \(3,\)\}.*Received: those of \{'p': \(\)\}"
+    ):
+        model.load_weights(tmp_path / "p.weights.h5")
+    with pytest.warns(UserWarning, match="could not be loaded"):
+        model.load_weights(tmp_path / "p.weights.h5", skip_mismatch=True)
+    assert model.weighting.sigmas()["p"] == pytest.approx({"x": 3.0, "y": 3.0, "z": 3.0})

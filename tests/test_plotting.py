@@ -91,6 +91,12 @@ def test_validation_is_drawn_at_the_epochs_that_had_it(validation_freq):
     assert list(figure.axes[0].lines[1].get_xdata()) == validated
     with pytest.raises(ValueError, match=f"left {len(validated)} values.* for 10 epochs"):
         plot_history(history)
+    validated.clear()
+    arguments["initial_epoch"] = 1
+    history = model.fit(x, x, callbacks=[Log()], verbose=0, **arguments)
+    training, validation = plot_history(history, validation_freq=validation_freq).axes[0].lines
+    assert list(training.get_xdata()) == [*range(2, 11)]
+    assert list(validation.get_xdata()) == validated
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,31 @@ class TestLossWeights:
         assert dict(loaded.weighting.loss_weights) == {"a": 0.25, "b": 1.0}
         assert loaded.evaluate(X, Y, verbose=0, return_dict=True)["loss"] == pytest.approx(expected)
 
+    def test_they_count_in_a_model_of_the_users_own(self):
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.heads = {task: keras.layers.Dense(1) for task in Y}
+                tasks = {task: Gaussian() for task in Y}
+                self.weighting = UncertaintyWeighting(tasks, loss_weights={"a": 0.5})
+
+            def call(self, x):
+                return self.weighting({task: head(x) for task, head in self.heads.items()})
+
+            def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+                return self.weighting.combined_loss(y_pred, y, sample_weight, training=training)
+
+        model = Own()
+        model.compile("adam")
+        model.fit(X, Y, verbose=0)
+        assert dict(model.weighting.loss_weights) == {"a": 0.5, "b": 1.0}
+        reported = model.evaluate(X, Y, verbose=0, return_dict=True)
+        losses = {
+            task: 0.5 * np.exp(-s) * reported[f"{task}_loss"] + 0.5 * s
+            for task, s in model.weighting.log_variances().items()
+        }
+        assert reported["loss"] == pytest.approx(0.5 * losses["a"] + losses["b"], rel=1e-5)
+
     def test_they_read_as_they_count_once_weights_are_restored(self):
         model, other = model_as(), model_as()
         other.weighting.loss_weights = {"a": 0.1, "b": 0.0}
