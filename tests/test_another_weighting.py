@@ -119,15 +119,23 @@ def test_the_same_weighting_is_not_applied_twice(trained):
         np.testing.assert_allclose(predictions, expected[task], rtol=1e-6)
 
 
-def test_each_weighting_has_its_own_temperature(trained):
-    """One that is used again leaves that of another in place."""
+def two_on_one_input():
+    """Models of the same tasks whose temperatures differ, with one input."""
+    inputs, models = keras.Input((4,)), []
+    for s in (-1.0, -2.0):
+        outputs = {"depth": keras.layers.Dense(1)(inputs), "kind": keras.layers.Dense(3)(inputs)}
+        model = MultiTaskModel(inputs, outputs, {"depth": Gaussian(), "kind": Categorical()})
+        model.weighting.set_log_variances({"kind": s})
+        models.append(model)
+    return models
+
+
+def test_a_weighting_that_is_used_again_leaves_the_temperature_of_another():
     x, _ = data()
-    other = MultiTaskModel(*network(), {"depth": Gaussian(), "kind": Categorical()})
-    other.weighting.set_log_variances({"kind": -1.0})
-    shared = keras.Model(trained.input, {"a": trained.output["kind"], "b": other(trained.input)})
-    outputs = {"depth": shared.output["b"]["depth"], "kind": shared.output["b"]["kind"]}
-    model = MultiTaskModel(trained.input, outputs, {"depth": Gaussian(), "kind": Categorical()})
-    expected = other.predict(x, verbose=0)["kind"]
+    first, second = two_on_one_input()
+    outputs = {"depth": first.output["depth"], "kind": second.output["kind"]}
+    model = MultiTaskModel(first.input, outputs, first.weighting)
+    expected = np.exp(1.0) * second.predict(x, verbose=0)["kind"]
     np.testing.assert_allclose(model.predict(x, verbose=0)["kind"], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -154,8 +162,8 @@ def test_an_ensemble_of_models_is_calibrated_as_it_answers(is_nested):
     if is_nested:
         answers = [model(inputs)["kind"] for model in models]
     else:
-        answers = [keras.Model(each.input, each.output["kind"])(inputs) for each in models]
-        answers[0] = models[0].output["kind"]
+        answers = [keras.Model(each.input, each.output["kind"])(inputs) for each in models[1:]]
+        answers.append(models[0].output["kind"])
     mean = keras.layers.Average()(answers)
     ensemble = MultiTaskModel(inputs, {"kind": mean}, {"kind": Categorical()})
     ensemble.compile("adam")
@@ -174,14 +182,14 @@ def test_an_ensemble_of_models_is_calibrated_as_it_answers(is_nested):
 
 
 def test_outputs_of_two_weightings_with_a_task_of_one_name_become_one_model():
-    first, second = members(2)
     x, _ = data()
-    expected = [model.predict(x, verbose=0)["kind"] for model in (first, second)]
-    clone = inference_model(second)
-    outputs = {"first": first.output["kind"], "second": clone(first.input)["kind"]}
-    model = MultiTaskModel(first.input, outputs, {"first": Categorical(), "second": Categorical()})
-    for task, logits in zip(outputs, expected, strict=True):
-        np.testing.assert_allclose(model.predict(x, verbose=0)[task], logits, rtol=1e-5, atol=1e-6)
+    models = two_on_one_input()
+    outputs = {name: each.output["kind"] for name, each in zip("ab", models, strict=True)}
+    model = MultiTaskModel(models[0].input, outputs, {"a": Categorical(), "b": Categorical()})
+    answers = model.predict(x, verbose=0)
+    for name, each in zip("ab", models, strict=True):
+        expected = each.predict(x, verbose=0)["kind"]
+        np.testing.assert_allclose(answers[name], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_loaded_network_with_bare_operations_has_all_its_models(tmp_path):
