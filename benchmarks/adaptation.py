@@ -30,8 +30,9 @@ import pandas as pd
 import tensorflow as tf
 from keras import ops
 
-from benchmarks.harness import markdown, one_thread_pool
+from benchmarks.harness import one_thread_pool
 from examples.batches import shuffled
+from examples.command_line import markdown
 from keras_uncertainty_mtl import Gaussian, MultiTaskModel, UncertaintyWeighting
 
 Tensor = Any

@@ -17,7 +17,6 @@ import pandas as pd
 
 from benchmarks.candidates import ALTERNATIVES, APPROXIMATE, DEFAULT
 from benchmarks.comparison import run_all
-from benchmarks.harness import markdown
 from benchmarks.problems import PROBLEMS
 from benchmarks.report import (
     RUN,
@@ -26,6 +25,7 @@ from benchmarks.report import (
     mean_text,
     relative_gains,
 )
+from examples.command_line import markdown
 
 SEEDS = range(3)
 TABLES = [name for name in PROBLEMS if name != "scenes"]

@@ -23,9 +23,9 @@ import pandas as pd
 from crepes import ConformalClassifier, ConformalRegressor
 from scipy import special
 
-from benchmarks.harness import markdown
 from benchmarks.problems import PROBLEMS, Problem
 from examples.batches import shuffled
+from examples.command_line import markdown
 from keras_uncertainty_mtl import Categorical, Laplace, Likelihood, MultiTaskModel
 from keras_uncertainty_mtl.reliability import central_mass
 

@@ -1,8 +1,7 @@
-"""Reproducible worker processes and Markdown tables, shared by the benchmarks."""
+"""Reproducible worker processes of the benchmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 
@@ -20,9 +19,3 @@ def one_thread_pool(workers: int) -> Pool:
 def _use_one_thread() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Formats a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

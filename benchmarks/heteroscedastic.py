@@ -30,11 +30,11 @@ import pandas as pd
 import tensorflow as tf
 from keras import layers, ops
 
-from benchmarks.harness import markdown
 from benchmarks.problems import Data, Split
 from benchmarks.problems.base import split
 from benchmarks.problems.flights import flights_table
 from benchmarks.problems.tables import diamonds_table
+from examples.command_line import markdown
 from keras_uncertainty_mtl import Gaussian, Laplace, MultiTaskModel
 
 Arrays = tuple[np.ndarray, np.ndarray]

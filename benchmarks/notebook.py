@@ -25,9 +25,10 @@ import numpy as np
 import pandas as pd
 from keras import layers, ops
 
-from benchmarks.harness import markdown, one_thread_pool
+from benchmarks.harness import one_thread_pool
 from benchmarks.methods.losses import TrainedRule
 from examples.batches import shuffled
+from examples.command_line import markdown
 from keras_uncertainty_mtl import Gaussian, MultiTaskModel
 
 SIGMAS = {"y1": 10.0, "y2": 1.0}

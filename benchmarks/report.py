@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.candidates import DEFAULT, HEADLINE, METHODS, SEARCHES, SHOWN, SINGLE, methods_for
-from benchmarks.harness import markdown
 from benchmarks.problems import PROBLEMS
+from examples.command_line import markdown
 
 RESAMPLES, FEWEST_SEEDS = 10_000, 3
 PAIRED = [*list(METHODS)[1:HEADLINE], next(iter(SEARCHES))]

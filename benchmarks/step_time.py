@@ -47,8 +47,8 @@ import pandas as pd
 import tensorflow as tf
 from keras import ops
 
-from benchmarks.harness import markdown
 from benchmarks.step_networks import PROBLEMS, Problem, toy
+from examples.command_line import markdown
 from keras_uncertainty_mtl import MultiTaskModel
 
 BACKEND = keras.backend.backend()

@@ -32,7 +32,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 
-from benchmarks.harness import markdown
+from examples.command_line import markdown
 from keras_uncertainty_mtl import Bernoulli, Categorical, MultiTaskModel
 
 HEADS, STEPS, BATCH = 100, 2000, 32

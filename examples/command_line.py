@@ -1,9 +1,9 @@
-"""Command-line types and text tables of the examples."""
+"""Command-line types and tables."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def positive(text: str) -> int:
@@ -23,3 +23,9 @@ def format_table(rows: Sequence[Sequence[str]], text_columns: int) -> str:
         )
         for row in rows
     )
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Formats a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from examples.command_line import markdown
 from examples.scenes.headline import headline_table, paired_table, plot_headline
 from examples.scenes.methods import (
     ALL,
@@ -54,8 +55,9 @@ def write_report(rows: Sequence[Row], directory: Path) -> None:
 
 def format_headline(results: Results) -> str:
     """The headline and its paired differences, as Markdown."""
-    tables = [_markdown(table(results)) for table in (headline_table, paired_table)]
-    return "\n\n".join([*tables, _format_settings(results)]) + "\n"
+    headline, paired = headline_table(results), paired_table(results)
+    tables = markdown(headline[0], headline[1:]), markdown(paired[0], paired[1:])
+    return "\n".join([*tables, _format_settings(results)]) + "\n"
 
 
 def format_report(results: Results) -> str:
@@ -88,7 +90,6 @@ def format_report(results: Results) -> str:
     return "\n".join(
         [
             _format_table(main, results),
-            "",
             "The best fixed weighting has the largest mean relative improvement over the networks "
             f"for one task on the validation images. It is {'' if inside else 'not '}inside of the "
             "grid.",
@@ -100,15 +101,12 @@ def format_report(results: Results) -> str:
             "All fixed weightings:",
             "",
             _format_table([("fixed", method) for method in GRID], results),
-            "",
             "Variations, on the test images:",
             "",
             _format_table(varied, results),
-            "",
             "The same on the validation images:",
             "",
             _format_table(varied, results, "validation"),
-            "",
             _format_settings(results),
             "",
         ]
@@ -119,7 +117,8 @@ def _format_table(
     methods: Sequence[tuple[str, Method]], results: Results, split: str = "test"
 ) -> str:
     """A row for each method: its weights, mean ± standard deviation of its metrics, and seeds."""
-    rows = [["", *map(_name, TASKS), *METRIC_NAMES.values(), "seeds"]]
+    header = ["", *map(_name, TASKS), *METRIC_NAMES.values(), "seeds"]
+    rows = []
     for label, method in methods:
         weight_of = dict.fromkeys(method.tasks, "learnt")
         if method.weights is not None:
@@ -131,13 +130,7 @@ def _format_table(
         ]
         weights = [weight_of.get(task, "") for task in TASKS]
         rows.append([label, *weights, *metrics, str(len(results.runs(method)))])
-    return _markdown(rows)
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table of a header and its rows."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(header, rows)
 
 
 def _format_settings(results: Results) -> str:
